@@ -1,0 +1,1 @@
+//! `af_xdp`: to be written.

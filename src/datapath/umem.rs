@@ -1,0 +1,1 @@
+//! `umem`: to be written.

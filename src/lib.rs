@@ -1,0 +1,13 @@
+//! `timeball`, a kernel-bypass NTP server.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod datapath;
+pub mod metrics;
+pub mod serve;
+pub mod snapshot;
+pub mod sys;
+pub mod time;
+pub mod wire;

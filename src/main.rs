@@ -1,0 +1,3 @@
+//! The `timeball` command.
+
+fn main() {}

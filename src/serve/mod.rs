@@ -1,0 +1,5 @@
+//! The server: bytes in, a prepared reply or a named refusal out. Deterministic; reads no clock.
+
+pub mod access;
+pub mod clients;
+pub mod limit;

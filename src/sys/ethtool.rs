@@ -1,0 +1,1 @@
+//! `ethtool`: to be written.

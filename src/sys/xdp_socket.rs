@@ -1,0 +1,1 @@
+//! `xdp_socket`: to be written.

@@ -1,0 +1,265 @@
+//! Differences of time, frequency, and the exponents the protocol sends.
+
+use std::fmt;
+use std::ops::{Add, Mul, Neg, Sub};
+
+const NANOSECONDS_PER_SECOND: i128 = 1_000_000_000;
+
+/// A signed difference of two points in time: a count of 2^-32 s, range about +-68 years, resolution 233 ps.
+///
+/// Sign: later minus earlier. Where it is an *offset*, positive means that our clock is behind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct NtpDuration(i64);
+
+impl NtpDuration {
+    /// No time at all.
+    pub const ZERO: Self = Self(0);
+    /// The longest positive difference, a little over 68 years.
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// From a count of 2^-32 s.
+    #[must_use]
+    pub const fn from_bits(bits: i64) -> Self {
+        Self(bits)
+    }
+
+    /// The count of 2^-32 s.
+    #[must_use]
+    pub const fn to_bits(self) -> i64 {
+        self.0
+    }
+
+    /// From nanoseconds, rounded to the nearest 2^-32 s, saturating at +-68 years.
+    #[must_use]
+    pub const fn from_nanoseconds(nanoseconds: i64) -> Self {
+        let scaled = (nanoseconds as i128) << 32;
+        let half = NANOSECONDS_PER_SECOND / 2;
+        Self::saturated((scaled + half).div_euclid(NANOSECONDS_PER_SECOND))
+    }
+
+    /// In nanoseconds, rounded to the nearest one, saturating at the range of the result (292 years: never).
+    #[must_use]
+    pub const fn to_nanoseconds(self) -> i64 {
+        let scaled = self.0 as i128 * NANOSECONDS_PER_SECOND;
+        ((scaled + (1 << 31)) >> 32) as i64
+    }
+
+    /// From whole seconds, saturating at +-68 years.
+    #[must_use]
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Self::saturated((seconds as i128) << 32)
+    }
+
+    /// In seconds: divides by exactly 2^32. Not for arithmetic on time, for reports and statistics.
+    #[must_use]
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 4_294_967_296.0
+    }
+
+    /// The magnitude, saturating at the maximum.
+    #[must_use]
+    pub const fn magnitude(self) -> Self {
+        Self(self.0.saturating_abs())
+    }
+
+    const fn saturated(bits: i128) -> Self {
+        if bits > i64::MAX as i128 {
+            Self(i64::MAX)
+        } else if bits < i64::MIN as i128 {
+            Self(i64::MIN)
+        } else {
+            Self(bits as i64)
+        }
+    }
+}
+
+impl Add for NtpDuration {
+    type Output = Self;
+    /// Saturates: an error estimate must not wrap to a small one.
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl Sub for NtpDuration {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Neg for NtpDuration {
+    type Output = Self;
+    fn neg(self) -> Self {
+        Self(self.0.saturating_neg())
+    }
+}
+
+impl Mul<Ppm> for NtpDuration {
+    type Output = Self;
+    /// How far a clock running off by this frequency drifts in this time, rounded away from zero.
+    fn mul(self, frequency: Ppm) -> Self {
+        let product = i128::from(self.0) * i128::from(frequency.0);
+        let (quotient, rest) = (product >> 32, product & 0xffff_ffff);
+        let away_from_zero = i128::from(rest != 0 && quotient >= 0);
+        Self::saturated(quotient + away_from_zero)
+    }
+}
+
+impl fmt::Display for NtpDuration {
+    /// Seconds with a sign and nine decimals: `+0.000012345`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:+.9}", self.seconds())
+    }
+}
+
+/// The 32-bit NTP short format: unsigned seconds with 16 fraction bits, 0 to 65536 s, resolution 15 us.
+/// Root delay and root dispersion travel in it (RFC 5905 section 6).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct NtpShort(u32);
+
+impl NtpShort {
+    /// The largest value, just below 65536 s.
+    pub const MAX: Self = Self(u32::MAX);
+
+    /// From the wire's bits.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// The wire's bits.
+    #[must_use]
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// From a difference, rounded **up**, so that an error bound never shrinks on its way onto the wire.
+    /// Negative becomes zero; too large becomes [`NtpShort::MAX`].
+    #[must_use]
+    pub const fn from_duration_rounded_up(duration: NtpDuration) -> Self {
+        if duration.0 <= 0 {
+            return Self(0);
+        }
+        let bits = (duration.0 as u64).div_ceil(1 << 16);
+        if bits > u32::MAX as u64 { Self::MAX } else { Self(bits as u32) }
+    }
+
+    /// As a difference; exact.
+    #[must_use]
+    pub const fn to_duration(self) -> NtpDuration {
+        NtpDuration((self.0 as i64) << 16)
+    }
+}
+
+/// A frequency error as a fraction, kept as a count of 2^-32 (0.00023 ppm).
+///
+/// Sign: positive means that the clock should run faster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Ppm(i64);
+
+impl Ppm {
+    /// PHI of RFC 5905 section 7.3: how fast an undisciplined clock is assumed to drift, 15 ppm (rounded up).
+    pub const FREQUENCY_TOLERANCE: Self = Self(64425);
+    /// No frequency error.
+    pub const ZERO: Self = Self(0);
+
+    /// From parts per million, rounded to the nearest 2^-32.
+    #[must_use]
+    pub fn from_ppm(ppm: f64) -> Self {
+        Self((ppm * 4294.967_296).round() as i64)
+    }
+
+    /// In parts per million.
+    #[must_use]
+    pub fn ppm(self) -> f64 {
+        self.0 as f64 / 4294.967_296
+    }
+
+    /// From a count of 2^-32.
+    #[must_use]
+    pub const fn from_bits(bits: i64) -> Self {
+        Self(bits)
+    }
+
+    /// The count of 2^-32.
+    #[must_use]
+    pub const fn to_bits(self) -> i64 {
+        self.0
+    }
+}
+
+/// An interval or a precision as the base-2 logarithm of seconds: 6 is 64 s, -20 is about 1 us.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Log2Seconds(pub i8);
+
+impl Log2Seconds {
+    /// As a difference of time, from 2^-32 s (anything below rounds up to it) to 2^30 s (saturating).
+    #[must_use]
+    pub const fn to_duration(self) -> NtpDuration {
+        let exponent = self.0 as i32 + 32;
+        if exponent <= 0 {
+            NtpDuration(1)
+        } else if exponent >= 63 {
+            NtpDuration::MAX
+        } else {
+            NtpDuration(1 << exponent)
+        }
+    }
+
+    /// The smallest power of two that is not below the given positive duration.
+    #[must_use]
+    pub const fn at_least(duration: NtpDuration) -> Self {
+        if duration.0 <= 1 {
+            return Self(-32);
+        }
+        let exponent = 64 - (duration.0 as u64 - 1).leading_zeros() as i32;
+        Self((exponent - 32) as i8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn dispersion_grows_at_15_ppm_rounded_up() {
+        let day = NtpDuration::from_seconds(86_400);
+        let grown = day * Ppm::FREQUENCY_TOLERANCE;
+        assert!(grown.seconds() >= 86_400.0 * 15e-6);
+        assert!(grown.seconds() < 86_400.0 * 15.001e-6);
+    }
+
+    #[test]
+    fn short_format_rounds_up_and_saturates() {
+        assert_eq!(NtpShort::from_duration_rounded_up(NtpDuration::from_bits(1)).to_bits(), 1);
+        assert_eq!(NtpShort::from_duration_rounded_up(NtpDuration::from_bits(-1)).to_bits(), 0);
+        assert_eq!(NtpShort::from_duration_rounded_up(NtpDuration::from_bits(1 << 16)).to_bits(), 1);
+        assert_eq!(NtpShort::from_duration_rounded_up(NtpDuration::MAX), NtpShort::MAX);
+    }
+
+    #[test]
+    fn log2_seconds_round_trips_powers_of_two() {
+        for exponent in -32..=30 {
+            let log2 = Log2Seconds(exponent);
+            assert_eq!(Log2Seconds::at_least(log2.to_duration()), log2);
+        }
+        assert_eq!(Log2Seconds::at_least(NtpDuration::from_nanoseconds(30)).0, -24);
+    }
+
+    proptest! {
+        #[test]
+        fn nanoseconds_survive_the_round_trip(nanoseconds in -2_000_000_000_000_000_000_i64..2_000_000_000_000_000_000) {
+            let there = NtpDuration::from_nanoseconds(nanoseconds);
+            prop_assert_eq!(there.to_nanoseconds(), nanoseconds);
+        }
+
+        #[test]
+        fn drift_is_never_smaller_than_exact(bits in any::<i64>(), ppm in 0_i64..2_000_000) {
+            let exact = i128::from(bits) * i128::from(ppm);
+            let drift = NtpDuration::from_bits(bits) * Ppm::from_bits(ppm);
+            prop_assert!((i128::from(drift.to_bits()) << 32).abs() >= exact.abs());
+        }
+    }
+}
