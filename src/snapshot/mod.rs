@@ -1,1 +1,93 @@
-//! `snapshot`: see DESIGN.
+//! What the server says of its clock: [`SystemSnapshot`], and the seqlock through which the control thread
+//! publishes it and every worker reads it.
+//!
+//! Owns: the value and its cell. Does not own: how the value comes about.
+//!
+//! The one idea a newcomer lacks: a reader never blocks the writer nor the other readers. It copies the words
+//! and looks at the sequence number before and after; if the writer was there meanwhile, it copies again. The
+//! words are atomics, so that this needs no `unsafe`.
+
+mod cell;
+
+pub use cell::SnapshotCell;
+
+use crate::time::{Log2Seconds, NtpDuration, NtpShort, NtpTimestamp, Ppm};
+use crate::wire::{Leap, ReferenceId};
+
+/// The state of our clock as a reply tells it (RFC 5905 section 11.2.3, the system variables).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SystemSnapshot {
+    /// Leap indicator.
+    pub leap: Leap,
+    /// Stratum: 1 to 15, or 0 for unsynchronised (as on the wire).
+    pub stratum: u8,
+    /// What we are synchronised to.
+    pub reference_id: ReferenceId,
+    /// Precision of our clock.
+    pub precision: Log2Seconds,
+    /// Delay to the primary source, >= 0.
+    pub root_delay: NtpDuration,
+    /// Dispersion to the primary source at `reference_timestamp`, >= 0.
+    pub root_dispersion: NtpDuration,
+    /// How fast the dispersion grows from then on.
+    pub dispersion_rate: Ppm,
+    /// When the clock was last compared with its reference.
+    pub reference_timestamp: NtpTimestamp,
+}
+
+impl SystemSnapshot {
+    /// A clock that nobody keeps: leap 3, stratum 16 (0 on the wire), no reference, and a dispersion of 16 s
+    /// (MAXDISP of RFC 5905 section 7.2), so that even a client that looks at nothing else turns away.
+    #[must_use]
+    pub const fn unsynchronised(precision: Log2Seconds) -> Self {
+        Self {
+            leap: Leap::Unsynchronised,
+            stratum: 0,
+            reference_id: ReferenceId([0; 4]),
+            precision,
+            root_delay: NtpDuration::ZERO,
+            root_dispersion: NtpDuration::from_seconds(16),
+            dispersion_rate: Ppm::ZERO,
+            reference_timestamp: NtpTimestamp::UNKNOWN,
+        }
+    }
+
+    /// Is there a reference?
+    #[must_use]
+    pub const fn is_synchronised(&self) -> bool {
+        !matches!(self.leap, Leap::Unsynchronised)
+    }
+
+    /// The root dispersion at a later time, rounded up onto the wire.
+    #[must_use]
+    pub fn root_dispersion_at(&self, time: NtpTimestamp) -> NtpShort {
+        let age = (time - self.reference_timestamp).to_bits().max(0);
+        let grown = NtpDuration::from_bits(age) * self.dispersion_rate;
+        NtpShort::from_duration_rounded_up(self.root_dispersion + grown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dispersion_grows_from_the_reference_time_on() {
+        let reference = NtpTimestamp::from_bits(7 << 32);
+        let snapshot = SystemSnapshot {
+            root_dispersion: NtpDuration::from_nanoseconds(1_000_000),
+            dispersion_rate: Ppm::FREQUENCY_TOLERANCE,
+            reference_timestamp: reference,
+            ..SystemSnapshot::unsynchronised(Log2Seconds(-20))
+        };
+        let at = |seconds| {
+            snapshot
+                .root_dispersion_at(reference + NtpDuration::from_seconds(seconds))
+                .to_duration()
+                .seconds()
+        };
+        assert!((0.001..0.001_02).contains(&at(0)), "{}", at(0));
+        assert!((0.016..0.016_02).contains(&at(1000)), "{}", at(1000));
+        assert_eq!(at(-5), at(0), "a clock that was stepped back does not shrink its error");
+    }
+}

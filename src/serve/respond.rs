@@ -1,0 +1,198 @@
+//! The one function that answers: a request's bytes in, the reply's bytes in the same place, or a [`Refusal`].
+//!
+//! It reads no clock. When the request came is an argument; when the reply leaves is known last, so the caller
+//! reads the clock after everything else and calls [`Prepared::seal`].
+
+use super::access::{AccessList, Action};
+use super::clients::{ClientKeying, ClientStatistics};
+use super::limit::{Lottery, RateLimiter, Verdict};
+use super::Refusal;
+use crate::snapshot::SystemSnapshot;
+use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpTimestamp, Timestamp};
+use crate::wire::{
+    HEADER_LENGTH, Header, KissCode, Leap, Mode, Packet, Version, transmit_timestamp_offset,
+};
+use std::net::IpAddr;
+use std::sync::Arc;
+use zerocopy::IntoBytes;
+
+/// What is known of a request besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Who asks.
+    pub source: IpAddr,
+    /// From which port.
+    pub source_port: u16,
+    /// T2: when it arrived.
+    pub receive_timestamp: NtpTimestamp,
+    /// About now, for the rate limit and the statistics; a batch may share one reading.
+    pub now: Timestamp<Monotonic>,
+}
+
+/// What the server does besides telling the time. Shared by all workers but for what each owns.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Who may ask.
+    pub access: Arc<AccessList>,
+    /// How often, if there is a limit.
+    pub limiter: Option<Arc<RateLimiter>>,
+    /// How often a client is told of a refusal; `None` sends no Kiss-o'-Death at all.
+    pub kiss_limiter: Option<Arc<RateLimiter>>,
+    /// How clients are told apart.
+    pub keying: ClientKeying,
+}
+
+/// Answers requests. One per worker.
+#[derive(Debug)]
+pub struct Responder {
+    policy: Policy,
+    statistics: Arc<ClientStatistics>,
+    lottery: Lottery,
+}
+
+/// A reply that lacks only its transmit timestamp. Its bytes are where the request's were.
+#[must_use]
+#[derive(Clone, Copy, Debug)]
+pub struct Prepared {
+    length: usize,
+    receive_timestamp: NtpTimestamp,
+    /// The Kiss-o'-Death this is, with the reason for it; `None` if it tells the time.
+    pub kiss: Option<(KissCode, Refusal)>,
+}
+
+impl Prepared {
+    /// The reply's length in octets, never more than the request's.
+    #[must_use]
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Writes T3 and returns what was written: `transmit_time`, or the smallest step after the receive
+    /// timestamp where the clock gave nothing later, since equal stamps mean something else (RFC 9769
+    /// section 2) and a reply that leaves before its request came is no use to anyone.
+    ///
+    /// `payload` is the buffer the request was in; a shorter one is left alone.
+    pub fn seal(self, transmit_time: NtpTimestamp, payload: &mut [u8]) -> NtpTimestamp {
+        let at = transmit_timestamp_offset();
+        let late_enough = transmit_time - self.receive_timestamp > NtpDuration::ZERO;
+        let transmit_timestamp =
+            if late_enough { transmit_time } else { self.receive_timestamp + NtpDuration::from_bits(1) };
+        if let Some(field) = payload.get_mut(at..at + 8) {
+            field.copy_from_slice(&transmit_timestamp.to_bits().to_be_bytes());
+        }
+        transmit_timestamp
+    }
+}
+
+impl Responder {
+    /// A responder with its own statistics and its own source of chance for the rate limit's leak.
+    #[must_use]
+    pub const fn new(policy: Policy, statistics: Arc<ClientStatistics>, lottery: Lottery) -> Self {
+        Self { policy, statistics, lottery }
+    }
+
+    /// Turns the request in `payload` into its reply, in place. The transmit timestamp is left zero until
+    /// [`Prepared::seal`].
+    ///
+    /// # Errors
+    /// A [`Refusal`] leaves `payload` as it was. A refusal that the client is told of with a Kiss-o'-Death is
+    /// no error but a [`Prepared`] whose `kiss` says so.
+    pub fn respond(
+        &mut self,
+        payload: &mut [u8],
+        arrival: &Arrival,
+        snapshot: &SystemSnapshot,
+    ) -> Result<Prepared, Refusal> {
+        let packet = Packet::parse(payload)?;
+        if packet.header.mode() != Mode::Client {
+            return Err(Refusal::Mode);
+        }
+        if arrival.source_port == 0 {
+            return Err(Refusal::Source);
+        }
+        let (version, authenticated) = (packet.version, packet.mac.is_some());
+        let request = *packet.header;
+        let kiss = self.judge(arrival, version, payload.len(), authenticated)?;
+        let reply = match kiss {
+            None => time_reply(&request, version, arrival, snapshot),
+            Some((code, _)) => kiss_reply(&request, version, arrival, code, self.least_poll()),
+        };
+        payload[..HEADER_LENGTH].copy_from_slice(reply.as_bytes());
+        Ok(Prepared { length: HEADER_LENGTH, receive_timestamp: arrival.receive_timestamp, kiss })
+    }
+
+    /// Does the client get time (`None`), a kiss, or nothing? Counted in the statistics either way.
+    fn judge(
+        &mut self,
+        arrival: &Arrival,
+        version: Version,
+        length: usize,
+        authenticated: bool,
+    ) -> Result<Option<(KissCode, Refusal)>, Refusal> {
+        let client = self.policy.keying.identify(arrival.source);
+        let refused = match self.policy.access.lookup(arrival.source) {
+            Action::Deny => Some((Refusal::Denied, Some(KissCode::Deny))),
+            Action::Restrict => Some((Refusal::Restricted, Some(KissCode::Restrict))),
+            Action::Drop => Some((Refusal::Dropped, None)),
+            // A MAC asks for a reply with a MAC, and there are no keys yet: as chronyd does, say nothing.
+            Action::Allow if authenticated => Some((Refusal::Authentication, None)),
+            Action::Allow => match &self.policy.limiter {
+                Some(limiter) if limiter.check(&client, arrival.now, &mut self.lottery) == Verdict::Over => {
+                    Some((Refusal::RateLimited, Some(KissCode::Rate)))
+                }
+                _ => None,
+            },
+        };
+        self.statistics.record(&client, version, length, refused.is_none(), arrival.now);
+        let Some((refusal, code)) = refused else { return Ok(None) };
+        let (Some(code), Some(kiss_limiter)) = (code, &self.policy.kiss_limiter) else { return Err(refusal) };
+        match kiss_limiter.check(&client, arrival.now, &mut self.lottery) {
+            Verdict::Over => Err(refusal),
+            Verdict::Within | Verdict::Leaked => Ok(Some((code, refusal))),
+        }
+    }
+
+    /// The shortest poll interval that the rate limit bears in the long run.
+    fn least_poll(&self) -> Log2Seconds {
+        let interval = self.policy.limiter.as_ref().map_or(NtpDuration::ZERO, |limiter| limiter.interval());
+        Log2Seconds::at_least(interval).max(Log2Seconds(0))
+    }
+}
+
+/// RFC 5905 section 9.2 and figure 31: the server's own variables, the request's version, poll and transmit
+/// timestamp.
+fn time_reply(request: &Header, version: Version, arrival: &Arrival, snapshot: &SystemSnapshot) -> Header {
+    use crate::time::NtpShort;
+    let mut reply = Header::new(snapshot.leap, version, Mode::Server);
+    reply.stratum = snapshot.stratum;
+    reply.set_poll(request.poll());
+    reply.set_precision(snapshot.precision);
+    reply.set_root_delay(NtpShort::from_duration_rounded_up(snapshot.root_delay));
+    reply.set_root_dispersion(snapshot.root_dispersion_at(arrival.receive_timestamp));
+    reply.reference_id = snapshot.reference_id;
+    reply.set_reference_timestamp(snapshot.reference_timestamp);
+    reply.set_origin_timestamp(request.transmit_timestamp());
+    reply.set_receive_timestamp(arrival.receive_timestamp);
+    reply
+}
+
+/// RFC 5905 section 7.4: leap 3, stratum 0, the code in the reference id. The client checks the origin
+/// timestamp and uses none of the others.
+fn kiss_reply(
+    request: &Header,
+    version: Version,
+    arrival: &Arrival,
+    code: KissCode,
+    least_poll: Log2Seconds,
+) -> Header {
+    let mut reply = Header::new(Leap::Unsynchronised, version, Mode::Server);
+    reply.reference_id = code.reference_id();
+    reply.set_poll(if code == KissCode::Rate { request.poll().max(least_poll) } else { request.poll() });
+    reply.set_origin_timestamp(request.transmit_timestamp());
+    reply.set_receive_timestamp(arrival.receive_timestamp);
+    reply
+}
+
+#[cfg(test)]
+#[path = "respond_tests.rs"]
+mod tests;
