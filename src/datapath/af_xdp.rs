@@ -16,14 +16,16 @@
 //! an earlier packet may lie where its metadata should be.
 
 mod open;
+#[cfg(test)]
+mod tests;
 
 pub use open::{BusyPoll, PortConfig, PortError, PortFacts, RingSizes};
 
 use super::ring::{Consumer, Descriptor, FrameAddress, Producer};
 use super::umem::{Balance, NotTransmittable, Received, Umem};
 pub use super::umem::{Frame, FrameNumber, RX_METADATA_BYTES, StampRequest};
-pub use crate::sys::xdp_socket::{CopyMode, KernelStatistics};
 use crate::sys::xdp_socket::XdpSocket;
+pub use crate::sys::xdp_socket::{CopyMode, KernelStatistics};
 use crate::time::{Tai, Timestamp};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -15,6 +15,8 @@
 
 #[doc(hidden)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 use crate::sys::memory::Mapping;
 use crate::sys::xdp_socket::RingOffsets;

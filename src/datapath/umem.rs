@@ -159,9 +159,14 @@ impl Umem {
     ///
     /// # Errors
     /// What mmap(2) says.
-    pub fn new(frames: u32, frame_bytes: u32, policy: HugepagePolicy) -> io::Result<(Self, Option<io::Error>)> {
+    pub fn new(
+        frames: u32,
+        frame_bytes: u32,
+        policy: HugepagePolicy,
+    ) -> io::Result<(Self, Option<io::Error>)> {
         debug_assert!(matches!(frame_bytes, 2048 | 4096), "the port checks its configuration");
-        let length = (frames as usize).checked_mul(frame_bytes as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        let length =
+            (frames as usize).checked_mul(frame_bytes as usize).ok_or(io::ErrorKind::InvalidInput)?;
         let (memory, refused) = Mapping::anonymous(length, policy)?;
         let umem = Self {
             memory: Arc::new(memory),

@@ -160,7 +160,12 @@ impl XdpSocket {
     ///
     /// # Errors
     /// What mmap(2) says.
-    pub fn map_ring(&self, ring: Ring, entries: u32, entry_bytes: usize) -> io::Result<(Mapping, RingOffsets)> {
+    pub fn map_ring(
+        &self,
+        ring: Ring,
+        entries: u32,
+        entry_bytes: usize,
+    ) -> io::Result<(Mapping, RingOffsets)> {
         let offsets = self.ring_offsets(ring)?;
         let length = offsets.entries.saturating_add((entries as usize).saturating_mul(entry_bytes));
         let mapping = Mapping::of_fd(self.fd.as_fd(), ring.page_offset(), length)?;
@@ -283,8 +288,9 @@ impl XdpSocket {
     pub fn wake_receive(&self) -> io::Result<()> {
         let flags = libc::MSG_DONTWAIT;
         // SAFETY: no buffer and no address are passed, so no pointer is written.
-        let received =
-            unsafe { libc::recvfrom(self.raw(), ptr::null_mut(), 0, flags, ptr::null_mut(), ptr::null_mut()) };
+        let received = unsafe {
+            libc::recvfrom(self.raw(), ptr::null_mut(), 0, flags, ptr::null_mut(), ptr::null_mut())
+        };
         if received < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -295,7 +301,8 @@ impl XdpSocket {
     fn set<T: Plain>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
         let length = mem::size_of::<T>() as libc::socklen_t;
         // SAFETY: `value` points to `length` readable bytes.
-        let result = unsafe { libc::setsockopt(self.raw(), level, option, (&raw const *value).cast(), length) };
+        let result =
+            unsafe { libc::setsockopt(self.raw(), level, option, (&raw const *value).cast(), length) };
         done(result)
     }
 
@@ -305,8 +312,7 @@ impl XdpSocket {
         let into = (&raw mut *value).cast();
         // SAFETY: `value` points to `length` writable bytes, and the kernel writes no more than `length`; T is plain
         // integers, so any bytes are a value of it.
-        let result =
-            unsafe { libc::getsockopt(self.raw(), libc::SOL_XDP, option, into, &raw mut length) };
+        let result = unsafe { libc::getsockopt(self.raw(), libc::SOL_XDP, option, into, &raw mut length) };
         done(result).map(|()| length as usize)
     }
 }

@@ -129,7 +129,9 @@ impl PortConfig {
             return Err(PortError::Config("ring sizes are powers of two"));
         }
         if self.frames > FRAMES_MAX || u64::from(self.frames) < sum {
-            return Err(PortError::Config("there are as many frames as the four rings hold, and at most 1048576"));
+            return Err(PortError::Config(
+                "there are as many frames as the four rings hold, and at most 1048576",
+            ));
         }
         Ok(())
     }
@@ -194,7 +196,9 @@ pub enum PortError {
         ifindex: u32,
     },
     /// `EBUSY` at bind.
-    #[error("queue {queue} of interface {ifindex} is already bound to another AF_XDP socket (another process?)")]
+    #[error(
+        "queue {queue} of interface {ifindex} is already bound to another AF_XDP socket (another process?)"
+    )]
     QueueTaken {
         /// The interface.
         ifindex: u32,
@@ -338,7 +342,9 @@ fn register(
 fn umem_error(source: io::Error, config: &PortConfig) -> PortError {
     let bytes = config.umem_bytes();
     match (source.raw_os_error(), memory::locked_memory_limit()) {
-        (Some(libc::ENOBUFS | libc::EPERM), Ok(Some(limit))) => PortError::LockedMemory { needed: bytes, limit },
+        (Some(libc::ENOBUFS | libc::EPERM), Ok(Some(limit))) => {
+            PortError::LockedMemory { needed: bytes, limit }
+        }
         (Some(libc::ENOMEM), _) => PortError::Memory { bytes, source },
         _ => PortError::System { step: "XDP_UMEM_REG", source },
     }
