@@ -1,1 +1,200 @@
-//! `memory`: to be written.
+//! Memory mapped from the kernel: anonymous pages for frames, and the rings of an AF_XDP socket.
+//!
+//! Owns: [`Mapping`], unmapped on drop, and the fall-back from hugepages to normal pages.
+//! Does not own: what the bytes mean. Nothing here hands out references: the kernel writes to this memory while we
+//! run, so only the owners of a protocol (`datapath::ring`, `datapath::umem`) know which bytes are ours at a moment.
+//!
+//! The one idea a newcomer lacks: a mapping of a socket's ring keeps that socket alive in the kernel after its
+//! descriptor is closed, so a queue is released only when descriptor *and* rings are gone.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr::{self, NonNull};
+
+/// The hugepage size we ask for. Every x86-64 and most arm64 kernels have it.
+const HUGEPAGE_BYTES: usize = 2 << 20;
+/// `MAP_HUGE_2MB` of `linux/mman.h`: log2 of the size, shifted by `MAP_HUGE_SHIFT`.
+const MAP_HUGE_2MB: libc::c_int = 21 << 26;
+
+/// What backs a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pages {
+    /// The machine's normal pages.
+    Normal,
+    /// 2 MiB hugepages: fewer TLB misses, and they must have been set aside (`vm.nr_hugepages`).
+    Huge,
+}
+
+/// What to do about hugepages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HugepagePolicy {
+    /// Normal pages only.
+    Never,
+    /// Hugepages, and normal pages where the kernel has none free.
+    Prefer,
+}
+
+/// A mapped range of memory, shared with the kernel, unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+    pages: Pages,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread; the address stays valid until drop.
+unsafe impl Send for Mapping {}
+// SAFETY: `&Mapping` gives out an address and a length only; whoever dereferences it answers for races.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// At least `length` bytes of zeroed, page-aligned, private memory, rounded up to whole pages.
+    ///
+    /// With [`HugepagePolicy::Prefer`] the kernel's reason for refusing hugepages comes back beside the mapping.
+    ///
+    /// # Errors
+    /// What mmap(2) says; `ENOMEM` when the address space or the cgroup is exhausted.
+    pub fn anonymous(length: usize, policy: HugepagePolicy) -> io::Result<(Self, Option<io::Error>)> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let mut refused = None;
+        if policy == HugepagePolicy::Prefer {
+            let huge = flags | libc::MAP_HUGETLB | MAP_HUGE_2MB;
+            match map(round_up(length, HUGEPAGE_BYTES)?, huge, -1, 0, Pages::Huge) {
+                Ok(mapping) => return Ok((mapping, None)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        let mapping = map(round_up(length, page_bytes())?, flags, -1, 0, Pages::Normal)?;
+        Ok((mapping, refused))
+    }
+
+    /// `length` bytes of `fd` from `offset`, shared with the kernel and faulted in at once.
+    ///
+    /// # Errors
+    /// What mmap(2) says; `EINVAL` when the object has nothing of that size at `offset`.
+    pub fn of_fd(fd: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<Self> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+        map(round_up(length, page_bytes())?, flags, fd.as_raw_fd(), offset, Pages::Normal)
+    }
+
+    /// The first byte. Valid for reads and writes of [`Self::len`] bytes as long as the mapping lives.
+    #[must_use]
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Length in bytes, whole pages, never 0.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "mmap refuses an empty mapping")]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// What backs it.
+    #[must_use]
+    pub fn pages(&self) -> Pages {
+        self.pages
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range mmap gave us, unmapped once; whoever holds an address into it also holds the
+        // mapping (by `Arc`), so nothing points here any more.
+        let result = unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+        debug_assert_eq!(result, 0, "munmap refuses only ranges that are not mappings");
+    }
+}
+
+/// Bytes of one normal page.
+#[must_use]
+pub fn page_bytes() -> usize {
+    // SAFETY: sysconf reads a constant of the process; it takes no pointer.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096)
+}
+
+/// What an anonymous mapping of `length` bytes takes: whole normal pages.
+#[must_use]
+pub fn whole_pages(length: usize) -> usize {
+    length.next_multiple_of(page_bytes())
+}
+
+/// The soft limit on locked memory in bytes (`RLIMIT_MEMLOCK`); `None` = unlimited.
+///
+/// # Errors
+/// What getrlimit(2) says.
+pub fn locked_memory_limit() -> io::Result<Option<u64>> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a writable rlimit for the time of the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
+}
+
+fn round_up(length: usize, unit: usize) -> io::Result<usize> {
+    length.checked_next_multiple_of(unit).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+fn map(
+    length: usize,
+    flags: libc::c_int,
+    fd: RawFd,
+    offset: libc::off_t,
+    pages: Pages,
+) -> io::Result<Mapping> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: no address is asked for, so the kernel chooses a free range and no existing memory is replaced.
+    let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd, offset) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok(Mapping { start, length, pages })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn anonymous_memory_is_whole_zeroed_pages() {
+        let (mapping, refused) = Mapping::anonymous(page_bytes() + 1, HugepagePolicy::Never).unwrap();
+        assert_eq!((mapping.len(), mapping.pages()), (2 * page_bytes(), Pages::Normal));
+        assert!(refused.is_none());
+        assert_eq!(mapping.start().as_ptr() as usize % page_bytes(), 0);
+        // SAFETY: the last byte of a fresh mapping of `len` bytes, nobody else's.
+        let last = unsafe { mapping.start().add(mapping.len() - 1).read() };
+        assert_eq!(last, 0);
+    }
+
+    #[test]
+    fn hugepages_or_the_reason_why_not() {
+        let (mapping, refused) = Mapping::anonymous(1, HugepagePolicy::Prefer).unwrap();
+        match mapping.pages() {
+            Pages::Huge => assert_eq!((mapping.len(), refused.is_none()), (HUGEPAGE_BYTES, true)),
+            Pages::Normal => assert_eq!((mapping.len(), refused.is_some()), (page_bytes(), true)),
+        }
+    }
+
+    #[test]
+    fn an_impossible_length_is_an_error() {
+        let error = Mapping::anonymous(usize::MAX - 1, HugepagePolicy::Prefer).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let file = tempfile::tempfile().unwrap();
+        assert!(Mapping::of_fd(file.as_fd(), 1, 1).is_err(), "an offset within a page cannot be mapped");
+    }
+
+    #[test]
+    fn a_file_is_mapped_at_its_offset() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"second page", page_bytes() as u64).unwrap();
+        let mapping = Mapping::of_fd(file.as_fd(), page_bytes() as u64, 11).unwrap();
+        // SAFETY: the first byte of a mapping of one page.
+        assert_eq!(unsafe { mapping.start().read() }, b's');
+    }
+}
