@@ -1,1 +1,274 @@
-//! `bpf`: to be written.
+//! The `bpf(2)` commands that aya does not offer, or hides the cause of failure of.
+//!
+//! Owns: loading a device-bound program, creating the link that attaches an XDP program, and the kernel's test run.
+//! Does not own: maps and the plain program (aya), nor what the error codes mean to a user (`datapath::steering`).
+//!
+//! The one idea a newcomer lacks: every command takes a prefix of the kernel's `union bpf_attr`, and the kernel reads
+//! missing bytes as zero. So each command has its own `repr(C)` struct here, only as long as we need it.
+#![allow(unsafe_code)]
+
+use aya_obj::generated::{
+    BPF_F_XDP_DEV_BOUND_ONLY, BPF_F_XDP_HAS_FRAGS, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type,
+    bpf_cmd, bpf_insn, bpf_prog_type,
+};
+use std::ffi::CStr;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Room for the verifier's log: the last lines are what matters, and a refused program of this size fits.
+const VERIFIER_LOG_LENGTH: usize = 1 << 20;
+
+/// Where an attached XDP program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttachMode {
+    /// In the driver, before the kernel allocates a packet: fast, and the only place for device-bound programs.
+    Driver,
+    /// In the kernel's generic path: slower, but works on every interface.
+    Skb,
+}
+
+/// `BPF_PROG_LOAD`'s part of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface_index: u32,
+    expected_attach_type: u32,
+}
+const _: () = assert!(size_of::<ProgramLoad>() == 72);
+
+/// `BPF_LINK_CREATE`'s part of `union bpf_attr`.
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    interface_index: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `BPF_PROG_TEST_RUN`'s part of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    verdict: u32,
+    data_in_length: u32,
+    data_out_length: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration_nanoseconds: u32,
+    context_in_length: u32,
+    context_out_length: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    padding: u32,
+}
+const _: () = assert!(size_of::<TestRun>() == 80);
+
+/// The kernel's `struct xdp_md`: offsets into the test run's data instead of pointers.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct XdpContext {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_interface: u32,
+    receive_queue: u32,
+    egress_interface: u32,
+}
+const _: () = assert!(size_of::<XdpContext>() == 24);
+
+/// A program that the kernel refused: why, and what its verifier said (empty if it did not get that far).
+#[derive(Debug)]
+pub struct LoadRefused {
+    /// The system call's error.
+    pub error: io::Error,
+    /// The verifier's log.
+    pub log: String,
+}
+
+/// Loads an XDP program that is bound to one network interface, so that it may call the driver's metadata functions.
+///
+/// `name` is what `bpftool prog` shows, cut to 15 bytes. `interface_index` is looked up in the caller's network
+/// namespace. The program handles frames that span buffers (`xdp.frags`).
+///
+/// # Errors
+/// What the kernel said, with the verifier's log.
+pub fn load_device_bound_xdp(
+    name: &str,
+    instructions: &[bpf_insn],
+    license: &CStr,
+    interface_index: u32,
+) -> Result<OwnedFd, LoadRefused> {
+    let mut load = ProgramLoad {
+        program_type: bpf_prog_type::BPF_PROG_TYPE_XDP as u32,
+        instruction_count: length(instructions),
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        flags: BPF_F_XDP_DEV_BOUND_ONLY | BPF_F_XDP_HAS_FRAGS,
+        interface_index,
+        expected_attach_type: bpf_attach_type::BPF_XDP as u32,
+        ..ProgramLoad::default()
+    };
+    // The last byte stays zero: the kernel wants a terminated string.
+    for (to, from) in load.name[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: `load` points at `instructions` and `license`, both of which outlive the call and are only read.
+    let result = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut load) };
+    let error = match result {
+        Ok(fd) => return Ok(owned(fd)),
+        Err(error) => error,
+    };
+
+    // Once more for the log alone: asking for it the first time would make a log that is too long an error of its own.
+    let mut log = vec![0u8; VERIFIER_LOG_LENGTH];
+    load.log_level = 1;
+    load.log_size = length(&log);
+    load.log = log.as_mut_ptr() as u64;
+    // SAFETY: as above, and `load` points at `log` with its true length, which outlives the call too.
+    if let Ok(fd) = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut load) } {
+        return Ok(owned(fd));
+    }
+    let written = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+    Err(LoadRefused { error, log: String::from_utf8_lossy(&log[..written]).into_owned() })
+}
+
+/// Attaches an XDP program to an interface of the caller's network namespace, for as long as the returned link is open.
+///
+/// The kernel closes the link of a process that dies, however it dies, and with it goes the program.
+///
+/// # Errors
+/// What the kernel said: EBUSY or EEXIST where a program is attached already, EOPNOTSUPP where the driver has no XDP,
+/// ERANGE or EINVAL where it cannot with this MTU, and so on by driver.
+pub fn create_xdp_link(program: impl AsFd, interface_index: u32, mode: AttachMode) -> io::Result<OwnedFd> {
+    let mut create = LinkCreate {
+        program: raw(&program),
+        interface_index,
+        attach_type: bpf_attach_type::BPF_XDP as u32,
+        flags: match mode {
+            AttachMode::Driver => XDP_FLAGS_DRV_MODE,
+            AttachMode::Skb => XDP_FLAGS_SKB_MODE,
+        },
+    };
+    // SAFETY: `create` holds no addresses.
+    let fd = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut create) }?;
+    Ok(owned(fd))
+}
+
+/// The receive queue that a test run pretends the frame came from. The interface needs XDP attached to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReceiveQueue {
+    /// Index of the interface in the caller's network namespace.
+    pub interface_index: u32,
+    /// Queue number.
+    pub queue: u32,
+}
+
+/// What a test run did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TestRunOutcome {
+    /// The program's return value: XDP_PASS and so on.
+    pub verdict: u32,
+    /// The metadata that the program put before the frame; empty if none.
+    pub metadata: Vec<u8>,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// Mean time of one run.
+    pub duration: Duration,
+}
+
+/// Runs an XDP program `repeat` times on `frame` without a network, as the kernel's `BPF_PROG_TEST_RUN` does.
+///
+/// `queue` = `None` is queue 0 of the loopback interface. Maps are the program's own: counters count, redirects look
+/// their socket up (nothing is sent to it). With `repeat` above 1 the metadata grows from run to run.
+///
+/// # Errors
+/// EINVAL for a frame shorter than an Ethernet header, and for a device-bound program.
+pub fn test_run_xdp(
+    program: impl AsFd,
+    frame: &[u8],
+    queue: Option<ReceiveQueue>,
+    repeat: u32,
+) -> io::Result<TestRunOutcome> {
+    let context_in = XdpContext {
+        data_end: length(frame),
+        ingress_interface: queue.map_or(0, |queue| queue.interface_index),
+        receive_queue: queue.map_or(0, |queue| queue.queue),
+        ..XdpContext::default()
+    };
+    let mut context_out = XdpContext::default();
+    // What programs may add: up to 255 bytes of metadata before the frame; ours adds nothing behind it.
+    let mut data_out = vec![0u8; frame.len() + 256];
+    let mut run = TestRun {
+        program: raw(&program),
+        data_in_length: length(frame),
+        data_out_length: length(&data_out),
+        data_in: frame.as_ptr() as u64,
+        data_out: data_out.as_mut_ptr() as u64,
+        repeat,
+        context_in_length: size_of::<XdpContext>() as u32,
+        context_out_length: size_of::<XdpContext>() as u32,
+        context_in: (&raw const context_in) as u64,
+        context_out: (&raw mut context_out) as u64,
+        ..TestRun::default()
+    };
+    // SAFETY: `run` points at `frame`, `data_out` and the two contexts with their true lengths; all outlive the call, and
+    // only `data_out` and `context_out`, borrowed mutably above, are written to.
+    unsafe { bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut run) }?;
+    data_out.truncate(run.data_out_length as usize);
+    // The data comes back with its metadata first; the context says where the frame begins.
+    let metadata_length = (context_out.data as usize).min(data_out.len());
+    let frame = data_out.split_off(metadata_length);
+    Ok(TestRunOutcome {
+        verdict: run.verdict,
+        metadata: data_out,
+        frame,
+        duration: Duration::from_nanos(run.duration_nanoseconds.into()),
+    })
+}
+
+/// One `bpf(2)` call. libc has no wrapper for it.
+///
+/// # Safety
+/// `attributes` is the command's prefix of `union bpf_attr`, and every address in it is valid for its length.
+unsafe fn bpf<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<i32> {
+    let attributes: *mut T = attributes;
+    // SAFETY: `attributes` is valid for reads and writes of its size, which is passed along; the rest is the caller's word.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attributes, size_of::<T>()) };
+    match i32::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes ownership of the descriptor that a command returned.
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// The descriptor's number as the kernel's structs have it: never negative while the owner lives.
+fn raw(fd: &impl AsFd) -> u32 {
+    fd.as_fd().as_raw_fd().cast_unsigned()
+}
+
+/// A slice's length as the kernel's structs have it. All slices here are programs, frames and logs, far below 4 GB.
+fn length<T>(slice: &[T]) -> u32 {
+    u32::try_from(slice.len()).unwrap_or(u32::MAX)
+}

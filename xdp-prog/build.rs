@@ -1,0 +1,54 @@
+//! Compiles `src/steer.bpf.c` with clang into the ELF object that `lib.rs` exports.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::{env, io};
+
+const SOURCE: &str = "src/steer.bpf.c";
+
+fn main() -> ExitCode {
+    for input in [SOURCE, "src/shared.h"] {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    println!("cargo::rerun-if-env-changed=CLANG");
+    match compile() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            println!("cargo::error={message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compile() -> Result<(), String> {
+    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    let object = PathBuf::from(variable("OUT_DIR")?).join("steer.bpf.o");
+    // A BPF object has the byte order of the machine it will run on.
+    let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
+        "big" => "bpfeb",
+        _ => "bpfel",
+    };
+    let mut command = Command::new(&clang);
+    // -g is for the BTF that describes the maps. The compilation directory stays out of the object: same source, same bytes.
+    command.args(["-target", target, "-O2", "-g", "-ffile-compilation-dir=.", "-std=gnu11"]);
+    command.args(["-Wall", "-Wextra", "-Werror", "-c", SOURCE, "-o"]).arg(&object);
+    // Debian keeps <asm/types.h> in a directory per architecture, which clang forgets for the BPF target.
+    let headers = format!("/usr/include/{}-linux-gnu", variable("CARGO_CFG_TARGET_ARCH")?);
+    if Path::new(&headers).is_dir() {
+        command.args(["-idirafter", &headers]);
+    }
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!(
+            "{clang} could not compile {SOURCE} ({status}); if a header is missing: apt install libbpf-dev linux-libc-dev"
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!(
+            "{clang} not found: the XDP program is C; on Debian: apt install clang libbpf-dev, or set CLANG to a clang 14 or newer"
+        )),
+        Err(error) => Err(format!("cannot run {clang}: {error}")),
+    }
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("{name}: {error}; run by cargo?"))
+}
