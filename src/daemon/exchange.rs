@@ -103,7 +103,7 @@ impl Exchange {
         mut transmit_errors: Option<&mut TransmitErrors>,
     ) {
         let counters = answering.counters.path(Path::AfXdp);
-        let stamp = if transmit_errors.is_some() { StampRequest::Stamp } else { StampRequest::NoStamp };
+        let stamp = if transmit_errors.is_some() { StampRequest::Transmit } else { StampRequest::None };
         let transmit_time = clock::realtime();
         let transmit_timestamp = transmit_time.to_ntp();
         for (frame, reply) in self.prepared.drain(..) {

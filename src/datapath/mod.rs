@@ -5,6 +5,7 @@
 
 pub mod af_xdp;
 pub mod interface;
+pub mod ladder;
 pub mod ring;
 pub mod steering;
 pub mod udp;

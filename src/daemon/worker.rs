@@ -1,0 +1,396 @@
+//! A worker: one thread, one CPU, some AF_XDP queues, and one socket for every local address.
+//!
+//! Owns: waiting, fairness between queues and sockets, and what is done with both at the end. Does not own: which
+//! queues and addresses there are; the control thread says so, by [`Command`] and through the socket group.
+//!
+//! The one idea a newcomer lacks: workers share nothing that one of them writes often. Each has its own counters,
+//! client statistics, sockets and rings; only the rate limiter's table is everybody's, without locks.
+
+use super::counters::Path;
+use super::exchange::{Answering, Exchange, TransmitErrors};
+use super::report::{QueueReport, WorkerReport};
+use super::stamps::BatchClock;
+use crate::datapath::af_xdp::{BATCH, Link, Port};
+use crate::datapath::udp::UdpPort;
+use crate::serve::{Arrival, Refusal};
+use crate::sys::clock;
+use crate::sys::process::{self, PollEntry, Waker};
+use crate::sys::socket::Batch;
+use crate::wire::Mode;
+use crossbeam::channel::{Receiver, Sender};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// Rounds on one queue before the others and the sockets have their turn.
+const ROUNDS_PER_TURN: usize = 8;
+/// How often a busy-polling worker looks at its sockets and its commands: every so many turns.
+const BUSY_TURNS_PER_POLL: u32 = 64;
+/// How soon a worker looks again at packets that the kernel would not take.
+const RETRY: Duration = Duration::from_millis(2);
+/// How long a queue that is given up may take to hand back its frames.
+const DRAIN_TIME: Duration = Duration::from_millis(200);
+
+/// What the control thread asks of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve this queue too.
+    AddQueue(Box<Queue>),
+    /// Give the queues of this interface up.
+    RemoveQueues {
+        /// The interface.
+        ifindex: u32,
+    },
+    /// Say how things are.
+    Report(Sender<WorkerState>),
+    /// Answer what has arrived, give everything back, and end.
+    Stop,
+}
+
+/// A worker's answer to [`Command::Report`].
+#[derive(Debug)]
+pub struct WorkerState {
+    /// The worker itself.
+    pub worker: WorkerReport,
+    /// Its queues.
+    pub queues: Vec<QueueReport>,
+}
+
+/// A packet of another mode than 3, for the control thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// To which of our addresses.
+    pub destination: SocketAddr,
+    /// Its mode.
+    pub mode: Mode,
+}
+
+/// One AF_XDP queue in a worker's hands.
+#[derive(Debug)]
+pub struct Queue {
+    interface: Arc<str>,
+    ifindex: u32,
+    number: u32,
+    port: Port,
+    transmit_errors: Option<TransmitErrors>,
+    link: Link,
+}
+
+impl Queue {
+    /// Queue `number` of an interface; `measure` asks for a transmit stamp with every reply.
+    #[must_use]
+    pub fn new(interface: Arc<str>, ifindex: u32, number: u32, port: Port, measure: bool) -> Self {
+        let measure = measure && port.facts().tx_metadata;
+        let frames = port.conservation().total as usize;
+        let transmit_errors = measure.then(|| TransmitErrors::new(frames));
+        Self { interface, ifindex, number, port, transmit_errors, link: Link::Up }
+    }
+
+    /// Rounds until the ring is empty or others must have their turn. More may wait if this says so.
+    fn serve(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
+        for _ in 0..ROUNDS_PER_TURN {
+            let round = exchange.round(&mut self.port, answering, self.transmit_errors.as_mut());
+            if round.link != self.link {
+                info!(interface = %self.interface, queue = self.number, link = ?round.link, "link changed");
+                self.link = round.link;
+            }
+            if round.received < BATCH {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Answers what has arrived and waits, for a bounded time, until the kernel has given the sent frames back.
+    fn drain(&mut self, exchange: &mut Exchange, answering: &mut Answering) {
+        let deadline = Instant::now() + DRAIN_TIME;
+        loop {
+            let more = self.serve(exchange, answering);
+            let done = !more && self.port.conservation().transmit == 0;
+            if done || self.link == Link::Gone || Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(RETRY);
+        }
+        let (balance, counters) = (self.port.audit(), self.port.counters());
+        let (interface, queue) = (&*self.interface, self.number);
+        if balance.is_balanced() && balance.in_hand == 0 && counters.foreign == 0 {
+            info!(interface, queue, frames = balance.total, "queue closed, every frame accounted for");
+        } else {
+            warn!(interface, queue, ?balance, foreign = counters.foreign, "queue closed with frames astray");
+        }
+    }
+
+    fn report(&self, worker: usize) -> QueueReport {
+        let (facts, counters) = (self.port.facts(), self.port.counters());
+        let balance = self.port.conservation();
+        let kernel = self.port.statistics().map(|statistics| statistics.kernel).unwrap_or_default();
+        let named = |pairs: &[(&str, u64)]| -> BTreeMap<String, u64> {
+            pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        QueueReport {
+            interface: self.interface.to_string(),
+            queue: self.number,
+            worker,
+            zero_copy: facts.zero_copy,
+            tx_metadata: facts.tx_metadata,
+            pages: format!("{:?}", facts.pages).to_lowercase(),
+            refused: facts.refused.clone(),
+            counters: named(&[
+                ("rx_packets", counters.rx_packets),
+                ("rx_fragments", counters.rx_fragments),
+                ("rx_invalid", counters.rx_invalid),
+                ("tx_packets", counters.tx_packets),
+                ("tx_full", counters.tx_full),
+                ("tx_dropped", counters.tx_dropped),
+                ("tx_invalid", counters.tx_invalid),
+                ("tx_completed", counters.tx_completed),
+                ("fill_empty", counters.fill_empty),
+                ("wakeups", counters.wakeups),
+                ("wakeup_errors", counters.wakeup_errors),
+                ("link_down", counters.link_down),
+                ("foreign", counters.foreign),
+            ]),
+            kernel: named(&[
+                ("rx_dropped", kernel.rx_dropped),
+                ("rx_invalid_descriptors", kernel.rx_invalid_descs),
+                ("rx_ring_full", kernel.rx_ring_full),
+                ("fill_ring_empty", kernel.rx_fill_ring_empty_descs),
+                ("tx_invalid_descriptors", kernel.tx_invalid_descs),
+                ("tx_ring_empty", kernel.tx_ring_empty_descs),
+            ]),
+            frames: named(&[
+                ("total", balance.total.into()),
+                ("free", balance.free.into()),
+                ("fill", balance.fill.into()),
+                ("in_hand", balance.in_hand.into()),
+                ("transmit", balance.transmit.into()),
+            ]),
+            frames_balanced: balance.is_balanced(),
+            transmit_error: self.transmit_errors.as_ref().and_then(TransmitErrors::report),
+            memory_bytes: facts.memory_bytes,
+        }
+    }
+}
+
+/// A worker.
+#[derive(Debug)]
+pub struct Worker {
+    index: usize,
+    core: Option<usize>,
+    answering: Answering,
+    queues: Vec<Queue>,
+    exchange: Exchange,
+    sockets: UdpPort,
+    batch: Batch,
+    to_control: Sender<Passed>,
+}
+
+impl Worker {
+    /// A worker with its sockets and no queue yet.
+    #[must_use]
+    pub fn new(
+        index: usize,
+        core: Option<usize>,
+        answering: Answering,
+        sockets: UdpPort,
+        to_control: Sender<Passed>,
+    ) -> Self {
+        let (exchange, batch) = (Exchange::default(), Batch::new());
+        Self { index, core, answering, queues: Vec::new(), exchange, sockets, batch, to_control }
+    }
+
+    /// Serves until [`Command::Stop`]. Spins if `busy_poll`, else sleeps while there is nothing to do.
+    pub fn run(mut self, commands: &Receiver<Command>, waker: &Waker, busy_poll: bool) {
+        process::set_thread_name(&format!("worker-{}", self.index));
+        if let Some(core) = self.core
+            && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
+        {
+            warn!(worker = self.index, core, "cannot be pinned to its CPU");
+        }
+        let mut entries = Vec::new();
+        let mut wait = None;
+        loop {
+            entries.clear();
+            entries.push(PollEntry::readable(waker.as_fd().as_raw_fd()));
+            self.add_poll_entries(&mut entries);
+            if let Err(error) = process::poll(&mut entries, wait) {
+                warn!(worker = self.index, %error, "poll failed");
+                std::thread::sleep(RETRY);
+            }
+            if entries.first().is_some_and(PollEntry::is_ready) {
+                waker.clear();
+                self.sockets.apply_changes();
+                for command in commands.try_iter() {
+                    if matches!(command, Command::Stop) {
+                        self.drain();
+                        return;
+                    }
+                    self.execute(command);
+                }
+                // What the entries stand for may have changed.
+                wait = Some(Duration::ZERO);
+                continue;
+            }
+            wait = self.serve(entries.get(1..).unwrap_or_default());
+            if busy_poll && !self.queues.is_empty() {
+                self.spin();
+                wait = Some(Duration::ZERO);
+            }
+        }
+    }
+
+    /// What to poll for this worker: first its queues, then its sockets.
+    pub fn add_poll_entries(&self, entries: &mut Vec<PollEntry>) {
+        let queues = self.queues.iter().map(|queue| PollEntry::readable(queue.port.as_fd().as_raw_fd()));
+        entries.extend(queues);
+        entries.extend(self.sockets.poll_entries());
+    }
+
+    /// Serves what is ready, `entries` being those that [`Self::add_poll_entries`] added. Returns how long to wait
+    /// before the next turn at most: not at all if more waits, `None` for as long as nothing comes.
+    pub fn serve(&mut self, entries: &[PollEntry]) -> Option<Duration> {
+        let (queues, sockets) = entries.split_at(self.queues.len().min(entries.len()));
+        let mut wait = None;
+        for (queue, entry) in self.queues.iter_mut().zip(queues) {
+            if !entry.is_ready() && !queue.port.has_unsent() {
+                continue;
+            }
+            let more = queue.serve(&mut self.exchange, &mut self.answering);
+            if more {
+                wait = Some(Duration::ZERO);
+            } else if queue.port.has_unsent() && queue.link == Link::Up {
+                wait = wait.or(Some(RETRY));
+            }
+        }
+        for (index, entry) in sockets.iter().enumerate() {
+            if entry.is_ready() {
+                self.serve_socket(index);
+            }
+        }
+        wait
+    }
+
+    /// Looks at the queues without waiting for anybody to say that there is something.
+    fn spin(&mut self) {
+        for _ in 0..BUSY_TURNS_PER_POLL {
+            for queue in &mut self.queues {
+                queue.serve(&mut self.exchange, &mut self.answering);
+            }
+        }
+    }
+
+    /// One batch from one socket.
+    fn serve_socket(&mut self, index: usize) {
+        let Some(destination) = self.sockets.local_address(index) else { return };
+        if self.sockets.receive(index, &mut self.batch) == 0 {
+            return;
+        }
+        let clock = BatchClock::read();
+        let now = clock::monotonic();
+        let snapshot = self.answering.snapshot.read();
+        let counters = self.answering.counters.path(Path::Socket);
+        for datagram in self.batch.datagrams() {
+            let source = datagram.source();
+            let stamp = datagram.receive_timestamp().and_then(|stamp| clock.plausible(stamp));
+            if stamp.is_none() {
+                counters.unstamped.bump();
+            }
+            let arrival = Arrival {
+                source: source.ip(),
+                source_port: source.port(),
+                receive_timestamp: stamp.unwrap_or(clock.realtime).to_ntp(),
+                now,
+            };
+            let payload = datagram.payload();
+            let outcome = self.answering.responder.respond(payload, &arrival, &snapshot);
+            counters.count(&outcome);
+            match outcome {
+                Ok(prepared) => {
+                    let length = prepared.length();
+                    let _ = prepared.seal(clock::realtime().to_ntp(), payload);
+                    datagram.reply(length);
+                }
+                Err(Refusal::Mode) => {
+                    let mode = payload.first().map_or(Mode::Reserved, |octet| Mode::from_low_bits(*octet));
+                    // Full: control is behind, and a packet nobody asked for is what can best be lost.
+                    let _ = self.to_control.try_send(Passed { source, destination, mode });
+                }
+                Err(_) => {}
+            }
+        }
+        let before = self.sockets.counts();
+        self.sockets.send(index, &mut self.batch);
+        let after = self.sockets.counts();
+        counters.unsent.add(after.unsent() - before.unsent());
+    }
+
+    /// Takes over the sockets that the group has opened or closed.
+    pub fn apply_socket_changes(&mut self) {
+        self.sockets.apply_changes();
+    }
+
+    /// Does what the control thread asks; [`Command::Stop`] is the caller's.
+    pub fn execute(&mut self, command: Command) {
+        match command {
+            Command::AddQueue(queue) => self.queues.push(*queue),
+            Command::RemoveQueues { ifindex } => {
+                let (gone, kept) =
+                    std::mem::take(&mut self.queues).into_iter().partition(|queue| queue.ifindex == ifindex);
+                self.queues = kept;
+                let gone: Vec<Queue> = gone;
+                for mut queue in gone {
+                    queue.drain(&mut self.exchange, &mut self.answering);
+                }
+            }
+            Command::Report(to) => {
+                // Nobody waits any more: then nobody wants it.
+                let _ = to.try_send(self.report());
+            }
+            Command::Stop => {}
+        }
+    }
+
+    /// Answers what has arrived and gives every frame back.
+    pub fn drain(&mut self) {
+        for queue in &mut self.queues {
+            queue.drain(&mut self.exchange, &mut self.answering);
+        }
+        self.queues.clear();
+        for index in 0..self.sockets.poll_entries().count() {
+            self.serve_socket(index);
+        }
+    }
+
+    /// How things are.
+    #[must_use]
+    pub fn report(&self) -> WorkerState {
+        let counters = &self.answering.counters;
+        let udp = self.sockets.counts();
+        let socket_counters = [
+            ("received", udp.received),
+            ("sent", udp.sent),
+            ("truncated", udp.truncated),
+            ("receive_errors", udp.receive_errors),
+            ("send_would_block", udp.send_would_block),
+            ("send_unreachable", udp.send_unreachable),
+            ("send_not_permitted", udp.send_not_permitted),
+            ("send_other_errors", udp.send_other_errors),
+        ];
+        WorkerState {
+            worker: WorkerReport {
+                worker: self.index,
+                core: self.core,
+                af_xdp: counters.path(Path::AfXdp).report(),
+                socket: counters.path(Path::Socket).report(),
+                socket_counters: socket_counters.map(|(name, count)| (name.to_owned(), count)).into(),
+            },
+            queues: self.queues.iter().map(|queue| queue.report(self.index)).collect(),
+        }
+    }
+}
