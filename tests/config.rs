@@ -218,6 +218,7 @@ fn af_xdp_needs_an_interface() {
         text,
         "timeball.toml:1: datapath = \"af-xdp\": must be auto or socket where no interface is given"
     );
+    assert!(parse("datapath = \"af-xdp\"\ninterface = []").is_err());
     assert!(parse_with("datapath = \"af-xdp\"", &flags(&["eth0"])).is_ok());
 }
 

@@ -28,7 +28,6 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
     let mut top = Section::top(raw, &mut report);
     let default = Config::default();
     let datapath_given = top.setting("datapath");
-    let has_interfaces = top.has("interface");
     let config = Config {
         port: top.integer("port", 1..=65_535).unwrap_or(default.port),
         datapath: top.choice("datapath").unwrap_or_default(),
@@ -46,7 +45,9 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
         rate_limit: rate_limit(top.section("rate-limit")),
         clients: clients(top.section("clients")),
     };
-    if let (Datapath::AfXdp, false, Some(setting)) = (config.datapath, has_interfaces, datapath_given) {
+    if let (Datapath::AfXdp, true, Some(setting)) =
+        (config.datapath, config.interfaces.is_empty(), datapath_given)
+    {
         top.report.invalid(setting, "auto or socket where no interface is given");
     }
     top.finish();
