@@ -1,0 +1,225 @@
+//! Values with a spelling of their own: reference ids, VLAN tags, the number of workers, interface names.
+//!
+//! Owns: how they are read, refused and printed. Does not own: which key takes them.
+//!
+//! The one idea a newcomer lacks: each reads back from what it prints, because `timeball check` prints a
+//! configuration that loads again.
+
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+
+/// Valid VLAN ids: 0 is a mere priority tag and 4095 is reserved (IEEE 802.1Q).
+const VLAN_IDS: RangeInclusive<u16> = 1..=4094;
+
+/// Longest interface name: the kernel's `IFNAMSIZ` less its final zero.
+const INTERFACE_NAME_MAX: usize = 15;
+
+/// How many workers answer requests.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Workers {
+    /// As many as there are queues and cores for.
+    #[default]
+    Auto,
+    /// So many, 0 to 64; with 0 one thread does everything.
+    Count(u8),
+}
+
+impl Serialize for Workers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Count(count) => serializer.serialize_u8(*count),
+        }
+    }
+}
+
+/// Who our clients are told our source is (RFC 5905 section 7.3, "Reference ID").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReferenceId {
+    /// The IPv4 address of a source, or a made-up one.
+    Address(Ipv4Addr),
+    /// One to four printable ASCII characters, padded with zeros: for stratum 1 only.
+    Name([u8; 4]),
+}
+
+impl ReferenceId {
+    /// The kernel's own clock at stratum 1, as other servers call an undisciplined local clock.
+    pub const LOCAL: Self = Self::Name(*b"LOCL");
+    /// The kernel clock that another program keeps, at stratum 1.
+    pub const KERNEL: Self = Self::Name(*b"KERN");
+    /// Above stratum 1: an address no client has as its own, so that no client takes us for a loop back to itself.
+    pub const NOBODY: Self = Self::Address(Ipv4Addr::new(127, 127, 1, 1));
+
+    /// The four octets as they are sent.
+    #[must_use]
+    pub const fn octets(self) -> [u8; 4] {
+        match self {
+            Self::Address(address) => address.octets(),
+            Self::Name(name) => name,
+        }
+    }
+
+    /// A dotted quad, else a name. `None` if it is neither.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse() {
+            return Some(Self::Address(address));
+        }
+        let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let mut name = [0; 4];
+        name.get_mut(..text.len()).filter(|_| is_name)?.copy_from_slice(text.as_bytes());
+        Some(Self::Name(name))
+    }
+}
+
+impl fmt::Display for ReferenceId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(formatter),
+            Self::Name(name) => {
+                let characters = name.iter().take_while(|&&byte| byte != 0);
+                characters.map(|&byte| char::from(byte)).collect::<String>().fmt(formatter)
+            }
+        }
+    }
+}
+
+impl Serialize for ReferenceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The tag or tags of a VLAN, ids 1 to 4094.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Vlan {
+    /// One 802.1Q tag.
+    Single(u16),
+    /// QinQ: the service provider's outer tag, and the customer's inner one.
+    Double {
+        /// The tag nearer to the Ethernet header.
+        outer: u16,
+        /// The tag nearer to the payload.
+        inner: u16,
+    },
+}
+
+impl Vlan {
+    /// `100`, or `200.30` for outer and inner.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        match text.split_once('.') {
+            None => vlan_id(text).map(Self::Single),
+            Some((outer, inner)) => Some(Self::Double { outer: vlan_id(outer)?, inner: vlan_id(inner)? }),
+        }
+    }
+}
+
+fn vlan_id(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|id| is_number && VLAN_IDS.contains(id))
+}
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Single(id) => write!(formatter, "{id}"),
+            Self::Double { outer, inner } => write!(formatter, "{outer}.{inner}"),
+        }
+    }
+}
+
+impl Serialize for Vlan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Could the kernel have an interface of this name? Its own rule (`dev_valid_name`), and ASCII only.
+pub(super) fn is_interface_name(name: &str) -> bool {
+    let fits = (1..=INTERFACE_NAME_MAX).contains(&name.len());
+    fits && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:".contains(&byte))
+}
+
+/// Reads an address or a prefix; a lone address is a prefix of full length. `Err` is what it must be instead.
+pub(super) fn prefix(text: &str) -> Result<IpNet, String> {
+    let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let Ok(prefix) = parsed else {
+        return Err(r#"an address or prefix in quotes, like "10.0.0.0/8" or "2001:db8::/32""#.to_owned());
+    };
+    if prefix.trunc() != prefix {
+        return Err(format!(
+            "{:?}, no bits set behind the prefix, or the host alone: \"{}\"",
+            prefix.trunc().to_string(),
+            prefix.addr()
+        ));
+    }
+    let mapped = match prefix {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => {
+            v6.addr().to_ipv4_mapped().map(|v4| (v4, v6.prefix_len() - 96))
+        }
+        _ => None,
+    };
+    match mapped {
+        Some((v4, length)) => Err(format!("\"{v4}/{length}\": IPv4-mapped addresses follow the IPv4 rule")),
+        None => Ok(prefix),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reference_ids_are_quads_or_names() {
+        assert_eq!(ReferenceId::parse("GPS").map(ReferenceId::octets), Some(*b"GPS\0"));
+        assert_eq!(ReferenceId::parse("127.127.1.1"), Some(ReferenceId::NOBODY));
+        for text in ["", "GALIL", "A B", "é", "1.2.3", "1.2.3.4.5"] {
+            assert!(!matches!(ReferenceId::parse(text), Some(ReferenceId::Address(_))), "{text}");
+        }
+        for text in ["", "GALIL", "A B", "é\u{7f}", "1.2.3"] {
+            assert_eq!(ReferenceId::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn vlan_ids_are_1_to_4094() {
+        assert_eq!(Vlan::parse("4094"), Some(Vlan::Single(4094)));
+        assert_eq!(Vlan::parse("200.30"), Some(Vlan::Double { outer: 200, inner: 30 }));
+        for text in ["", "0", "4095", "+1", "1.", ".1", "1.2.3", "1.0", " 1", "99999999"] {
+            assert_eq!(Vlan::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn interface_names_are_the_kernels() {
+        for name in ["eth0", "enp1s0f0.100", "a", "abcdefghijklmno"] {
+            assert!(is_interface_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a:1", "a b", "abcdefghijklmnop", "é"] {
+            assert!(!is_interface_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn prefixes_with_host_bits_are_refused_with_the_right_one() {
+        assert_eq!(prefix("10.0.0.1").map(|net| net.to_string()), Ok("10.0.0.1/32".to_owned()));
+        assert_eq!(prefix("fd99::1").map(|net| net.to_string()), Ok("fd99::1/128".to_owned()));
+        let refused = |text| prefix(text).expect_err("it must be refused");
+        assert!(refused("10.1.2.3/8").starts_with("\"10.0.0.0/8\""));
+        assert!(refused("fd99::1/64").starts_with("\"fd99::/64\""));
+        assert!(refused("::ffff:10.0.0.0/104").starts_with("\"10.0.0.0/8\""));
+        assert!(refused("10.0.0.0/33").starts_with("an address"));
+    }
+
+    proptest! {
+        #[test]
+        fn spellings_never_panic(text in "\\PC{0,20}|[0-9a-f:./]{0,20}") {
+            let _ = (ReferenceId::parse(&text), Vlan::parse(&text), prefix(&text), is_interface_name(&text));
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! Configuration files and flags, as a user meets them: what loads, what it comes to, and every message.
+
+use proptest::prelude::*;
+use std::path::Path;
+use timeball::config::{
+    Access, Clients, Config, DEFAULT_SOCKET, Datapath, Interface, LogLevel, Overrides, Policy, Problem,
+    RateLimit, Reference, ReferenceFlag, ReferenceId, Source, Vlan, Workers, XdpMode, file_to_load,
+    socket_to_ask,
+};
+use timeball::time::NtpDuration;
+
+const EXAMPLE: &str = include_str!("../scripts/timeball.example.toml");
+
+fn parse_with(text: &str, overrides: &Overrides) -> Result<Config, String> {
+    Config::parse(Path::new("timeball.toml"), text, overrides).map_err(|problems| problems.to_string())
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    parse_with(text, &Overrides::default())
+}
+
+fn flags(interfaces: &[&str]) -> Overrides {
+    Overrides { interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(), ..Overrides::default() }
+}
+
+fn names(config: &Config) -> Vec<&str> {
+    config.interfaces.iter().map(|interface| interface.name.as_str()).collect()
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert_eq!(parse(""), Ok(Config::default()));
+    assert_eq!(Config::load(None, &Overrides::default()).expect("defaults are right"), Config::default());
+}
+
+#[test]
+fn the_example_spells_out_the_defaults() {
+    let expected = Config {
+        reference: Some(Reference::new(Source::System)),
+        interfaces: vec![Interface::new("eth0")],
+        ..Config::default()
+    };
+    assert_eq!(parse(EXAMPLE), Ok(expected));
+}
+
+/// The printed configuration has every key, so a key that the example lacks shows here.
+#[test]
+fn the_example_has_every_key() {
+    let printed = parse(EXAMPLE).expect("the example loads").to_toml().expect("it prints");
+    let keys = |text: &str| -> Vec<String> {
+        let assignments = text.lines().filter(|line| !line.starts_with('#'));
+        let mut keys: Vec<_> =
+            assignments.filter_map(|line| Some(line.split_once(" =")?.0.to_owned())).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(keys(EXAMPLE), keys(&printed));
+}
+
+#[test]
+fn every_key_is_read() {
+    let prefixes = |text: &str| vec![text.parse().expect("a prefix")];
+    let mut allow = prefixes("10.0.0.0/8");
+    allow.extend(prefixes("2001:db8::/32"));
+    let expected = Config {
+        port: 1123,
+        datapath: Datapath::AfXdp,
+        workers: Workers::Count(2),
+        cores: vec![1, 2],
+        busy_poll: true,
+        socket: "/tmp/timeball.sock".into(),
+        clock_control: false,
+        kod: true,
+        log: LogLevel::Debug,
+        reference: Some(Reference {
+            source: Source::Local,
+            stratum: 1,
+            reference_id: ReferenceId::Name(*b"GPS\0"),
+        }),
+        interfaces: vec![
+            Interface {
+                name: "eth0".into(),
+                xdp_mode: XdpMode::Skb,
+                zero_copy: false,
+                nic_stamps: false,
+                queues: vec![0, 3],
+                vlans: vec![Vlan::Single(100), Vlan::Double { outer: 200, inner: 30 }],
+                frames: 512,
+                frame_size: 4096,
+                hugepages: true,
+                tx_timestamps: true,
+            },
+            Interface::new("eth1"),
+        ],
+        access: Access {
+            default: Policy::Restrict,
+            allow,
+            deny: prefixes("10.1.0.0/16"),
+            restrict: prefixes("10.2.0.0/16"),
+            drop: prefixes("192.0.2.1/32"),
+        },
+        rate_limit: RateLimit {
+            enabled: true,
+            interval: NtpDuration::from_nanoseconds(1_500_000_000),
+            burst: 1,
+            leak: 0,
+            ipv4_prefix: 24,
+            ipv6_prefix: 56,
+            clients: 1024,
+        },
+        clients: Clients { entries: 64 },
+    };
+    assert_eq!(parse(include_str!("configs/full.toml")), Ok(expected));
+}
+
+#[test]
+fn all_errors_are_reported_in_the_order_of_the_file() {
+    let text = include_str!("configs/many-errors.toml");
+    let problems = Config::parse(Path::new("timeball.toml"), text, &Overrides::default());
+    let problems = problems.expect_err("it is full of errors").0;
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let expected: Vec<&str> = include_str!("configs/many-errors.expected").lines().collect();
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn syntax_errors_name_their_lines() {
+    let text = parse(include_str!("configs/syntax-errors.toml")).expect_err("it is no TOML");
+    assert!(text.starts_with("timeball.toml:1: port = = 123: not TOML: "), "{text}");
+    assert!(text.contains("\ntimeball.toml:3: log = \"info: not TOML: "), "{text}");
+    assert!(text.contains("\ntimeball.toml:4: kod = false: not TOML: duplicate key"), "{text}");
+}
+
+#[test]
+fn an_interface_table_with_single_brackets_is_explained() {
+    let text = parse("[interface]\nname = \"eth0\"").expect_err("one interface is a list of one");
+    assert_eq!(
+        text,
+        "timeball.toml:1: interface = {...}: must be a table for each, with double brackets: [[interface]]"
+    );
+}
+
+#[test]
+fn reference_defaults_follow_source_and_stratum() {
+    let cases = [
+        ("source = \"local\"", 10, ReferenceId::NOBODY),
+        ("source = \"system\"", 3, ReferenceId::NOBODY),
+        ("source = \"local\"\nstratum = 1", 1, ReferenceId::LOCAL),
+        ("source = \"system\"\nstratum = 1", 1, ReferenceId::KERNEL),
+        ("source = \"system\"\nstratum = 1\nreference-id = \"1.2.3.4\"", 1, {
+            ReferenceId::Address([1, 2, 3, 4].into())
+        }),
+    ];
+    for (keys, stratum, reference_id) in cases {
+        let reference = parse(&format!("[reference]\n{keys}")).expect(keys).reference.expect(keys);
+        assert_eq!((reference.stratum, reference.reference_id), (stratum, reference_id), "{keys}");
+    }
+    assert_eq!(parse("[reference]").expect("an empty table is none").reference, None);
+    let text = parse("[reference]\nsource = \"local\"\nreference-id = \"GPS\"").expect_err("stratum is 10");
+    assert!(
+        text.starts_with("timeball.toml:3: reference.reference-id = \"GPS\": must be a dotted quad"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_rate_limit_table_turns_the_limit_on_unless_it_says_no() {
+    assert!(!parse("").expect("right").rate_limit.enabled);
+    assert!(parse("[rate-limit]").expect("right").rate_limit.enabled);
+    assert!(!parse("[rate-limit]\nenabled = false").expect("right").rate_limit.enabled);
+    let limit = parse("[rate-limit]\nclients = 1000000").expect("right").rate_limit;
+    assert_eq!((limit.clients, limit.slots()), (1_000_000, 1 << 20));
+}
+
+#[test]
+fn ranges_hold_at_both_ends() {
+    let cases = [
+        ("", "port", 1, 65_535),
+        ("", "workers", 0, 64),
+        ("[rate-limit]\n", "burst", 1, 1023),
+        ("[rate-limit]\n", "leak", 0, 1024),
+        ("[rate-limit]\n", "ipv4-prefix", 8, 32),
+        ("[rate-limit]\n", "ipv6-prefix", 16, 128),
+        ("[rate-limit]\n", "clients", 1024, 268_435_456),
+        ("[reference]\nsource = \"local\"\n", "stratum", 1, 15),
+        ("[[interface]]\nname = \"a\"\n", "frames", 512, 65_536),
+        ("[clients]\n", "entries", 64, 1_048_576),
+    ];
+    for (before, key, lowest, highest) in cases {
+        for (value, is_right) in [(lowest - 1, false), (lowest, true), (highest, true), (highest + 1, false)]
+        {
+            let result = parse(&format!("{before}{key} = {value}"));
+            assert_eq!(result.is_ok(), is_right, "{key} = {value}: {result:?}");
+        }
+    }
+    for (interval, is_right) in [("999us", false), ("1ms", true), ("1day", true), ("86401s", false)] {
+        let result = parse(&format!("[rate-limit]\ninterval = \"{interval}\""));
+        assert_eq!(result.is_ok(), is_right, "{interval}: {result:?}");
+    }
+}
+
+#[test]
+fn a_prefix_may_repeat_in_its_list_but_not_in_another() {
+    let net = "\"192.0.2.0/24\"";
+    assert!(parse(&format!("[access]\ndeny = [{net}, {net}]")).is_ok());
+    let text = parse(&format!("[access]\nallow = [{net}]\ndeny = [{net}]")).expect_err("allow or deny?");
+    assert_eq!(
+        text,
+        "timeball.toml:3: access.deny = \"192.0.2.0/24\": must be given once, but is access.allow at \
+         timeball.toml:2 already"
+    );
+}
+
+#[test]
+fn af_xdp_needs_an_interface() {
+    let text = parse("datapath = \"af-xdp\"").expect_err("no interface");
+    assert_eq!(
+        text,
+        "timeball.toml:1: datapath = \"af-xdp\": must be auto or socket where no interface is given"
+    );
+    assert!(parse("datapath = \"af-xdp\"\ninterface = []").is_err());
+    assert!(parse_with("datapath = \"af-xdp\"", &flags(&["eth0"])).is_ok());
+}
+
+#[test]
+fn flags_alone_make_a_configuration() {
+    let overrides = Overrides {
+        reference: Some(ReferenceFlag::LocalStratum(10)),
+        datapath: Some("socket".into()),
+        no_clock_control: true,
+        port: Some(1123),
+        socket: Some("/tmp/s".into()),
+        ..flags(&["eth0", "eth1"])
+    };
+    let expected = Config {
+        reference: Some(Reference::new(Source::Local)),
+        datapath: Datapath::Socket,
+        clock_control: false,
+        port: 1123,
+        socket: "/tmp/s".into(),
+        interfaces: vec![Interface::new("eth0"), Interface::new("eth1")],
+        ..Config::default()
+    };
+    assert_eq!(Config::load(None, &overrides).expect("the flags are right"), expected);
+}
+
+#[test]
+fn errors_name_the_flag_and_flags_hide_the_file() {
+    let overrides = Overrides {
+        reference: Some(ReferenceFlag::LocalStratum(0)),
+        port: Some(65_536),
+        socket: Some("s".into()),
+        ..flags(&["eth0/1"])
+    };
+    let text = parse_with("port = 0\nkod = 1", &overrides).expect_err("nothing in it is right");
+    let expected = "\
+        --interface eth0/1: must be an interface name of 1 to 15 characters without / : or spaces\n\
+        --local-stratum 0: must be 1 to 15\n\
+        --port 65536: must be 1 to 65535\n\
+        --socket s: must be an absolute path of at most 107 bytes\n\
+        timeball.toml:2: kod = 1: must be true or false";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn interface_flags_choose_among_the_file_s_and_add_new_ones() {
+    let file = "[[interface]]\nname = \"eth0\"\nframes = 512\n[[interface]]\nname = \"eth1\"";
+    let config = parse_with(file, &flags(&["eth2", "eth0", "eth0"])).expect("right");
+    assert_eq!(names(&config), ["eth0", "eth2"]);
+    assert_eq!(config.interfaces[0].frames, 512);
+    let wrong = format!("{file}\nframes = 1");
+    assert!(parse_with(&wrong, &flags(&["eth0"])).is_err(), "what is left out is checked all the same");
+}
+
+#[test]
+fn reference_flags_keep_the_file_s_settings_for_the_same_source_only() {
+    let file = "[reference]\nsource = \"system\"\nstratum = 2\nreference-id = \"192.0.2.1\"";
+    let with = |reference| {
+        let overrides = Overrides { reference: Some(reference), ..Overrides::default() };
+        parse_with(file, &overrides).expect("right").reference.expect("there is one")
+    };
+    assert_eq!(with(ReferenceFlag::System).stratum, 2);
+    assert_eq!(with(ReferenceFlag::LocalStratum(10)), Reference::new(Source::Local));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let load = |path: &Path| {
+        let problems = Config::load(Some(path), &Overrides::default()).expect_err("it is no file of ours");
+        assert_eq!(problems.0.len(), 1, "{problems}");
+        assert!(problems.to_string().starts_with(&path.display().to_string()), "{problems}");
+        problems.0.into_iter().next().expect("there is one")
+    };
+    assert!(matches!(load(&directory.path().join("absent")), Problem::Unreadable { .. }));
+    assert!(matches!(load(directory.path()), Problem::Unreadable { .. }));
+    assert!(matches!(load(Path::new("/dev/zero")), Problem::TooLarge { .. }));
+    let latin1 = directory.path().join("latin1.toml");
+    std::fs::write(&latin1, b"kod = true\n# caf\xe9").expect("it can be written");
+    let expected = format!("{}:2: # caf: not TOML: what follows is not UTF-8", latin1.display());
+    assert_eq!(load(&latin1).to_string(), expected);
+}
+
+#[test]
+fn the_default_file_is_used_without_interface_flag_and_if_there() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let default = directory.path().join("timeball.toml");
+    let none = Overrides::default();
+    let given = Path::new("given.toml");
+    assert_eq!(file_to_load(None, &none, &default), None);
+    assert_eq!(socket_to_ask(None, &default), Path::new(DEFAULT_SOCKET));
+    std::fs::write(&default, "socket = \"/tmp/other\"").expect("it can be written");
+    assert_eq!(file_to_load(None, &none, &default), Some(default.clone()));
+    assert_eq!(file_to_load(None, &flags(&["eth0"]), &default), None);
+    assert_eq!(file_to_load(Some(given), &flags(&["eth0"]), &default), Some(given.to_owned()));
+    assert_eq!(socket_to_ask(None, &default), Path::new("/tmp/other"));
+    assert_eq!(socket_to_ask(Some("/flag"), &default), Path::new("/flag"));
+}
+
+fn any_reference() -> impl Strategy<Value = Reference> {
+    let source = prop_oneof![Just(Source::Local), Just(Source::System)];
+    let address = any::<[u8; 4]>().prop_map(|octets| ReferenceId::Address(octets.into()));
+    let name = "[!-~]{1,4}".prop_map(|text| {
+        let mut name = [0; 4];
+        name[..text.len()].copy_from_slice(text.as_bytes());
+        ReferenceId::Name(name)
+    });
+    let stratum_and_id =
+        prop_oneof![(Just(1), name), (1_u8..=15, address)].prop_map(|(stratum, id)| (stratum, id));
+    (source, stratum_and_id).prop_map(|(source, (stratum, reference_id))| Reference {
+        source,
+        stratum,
+        reference_id,
+    })
+}
+
+fn any_interface() -> impl Strategy<Value = Interface> {
+    let mode = prop_oneof![Just(XdpMode::Auto), Just(XdpMode::Driver), Just(XdpMode::Skb)];
+    let id = 1_u16..=4094;
+    let vlan = prop_oneof![
+        id.clone().prop_map(Vlan::Single),
+        (id.clone(), id).prop_map(|(outer, inner)| Vlan::Double { outer, inner })
+    ];
+    let queues = prop::collection::btree_set(0_u16..=4095, 0..4);
+    let vlans = prop::collection::btree_set(vlan, 0..4);
+    (mode, any::<[bool; 4]>(), queues, vlans, 9_u32..=16, 11_u32..=12).prop_map(
+        |(xdp_mode, [zero_copy, nic_stamps, hugepages, tx_timestamps], queues, vlans, frames, frame_size)| {
+            Interface {
+                name: String::new(),
+                xdp_mode,
+                zero_copy,
+                nic_stamps,
+                queues: queues.into_iter().collect(),
+                vlans: vlans.into_iter().collect(),
+                frames: 1 << frames,
+                frame_size: 1 << frame_size,
+                hugepages,
+                tx_timestamps,
+            }
+        },
+    )
+}
+
+fn any_access() -> impl Strategy<Value = Access> {
+    let default =
+        prop_oneof![Just(Policy::Allow), Just(Policy::Deny), Just(Policy::Restrict), Just(Policy::Drop)];
+    // The first octets keep the lists apart.
+    let net = |octet: u8| {
+        let v4 = (any::<[u8; 3]>(), 8_u8..=32).prop_map(move |([b, c, d], length)| {
+            ipnet::IpNet::new([octet, b, c, d].into(), length).expect("a length of IPv4").trunc()
+        });
+        let v6 = (any::<u64>(), 16_u8..=128).prop_map(move |(low, length)| {
+            let bits = (0x2000_u128 + u128::from(octet)) << 112 | u128::from(low);
+            ipnet::IpNet::new(std::net::Ipv6Addr::from(bits).into(), length)
+                .expect("a length of IPv6")
+                .trunc()
+        });
+        prop::collection::vec(prop_oneof![v4, v6], 0..4)
+    };
+    (default, net(10), net(11), net(12), net(13)).prop_map(|(default, allow, deny, restrict, drop)| Access {
+        default,
+        allow,
+        deny,
+        restrict,
+        drop,
+    })
+}
+
+fn any_rate_limit() -> impl Strategy<Value = RateLimit> {
+    let nanoseconds =
+        prop_oneof![1_000_000_i64..=86_400_000_000_000, (1_i64..=86_400).prop_map(|s| s * 1_000_000_000)];
+    (any::<bool>(), nanoseconds, 1_u16..=1023, 0_u16..=1024, 8_u8..=32, 16_u8..=128, 1024_u32..=1 << 28)
+        .prop_map(|(enabled, nanoseconds, burst, leak, ipv4_prefix, ipv6_prefix, clients)| RateLimit {
+            enabled,
+            interval: NtpDuration::from_nanoseconds(nanoseconds),
+            burst,
+            leak,
+            ipv4_prefix,
+            ipv6_prefix,
+            clients,
+        })
+}
+
+fn any_config() -> impl Strategy<Value = Config> {
+    let workers = prop_oneof![Just(Workers::Auto), (0_u8..=64).prop_map(Workers::Count)];
+    let datapath = prop_oneof![Just(Datapath::Auto), Just(Datapath::Socket)];
+    let log =
+        prop_oneof![Just(LogLevel::Error), Just(LogLevel::Warn), Just(LogLevel::Info), Just(LogLevel::Debug)];
+    let scalars = (1_u16..=65_535, datapath, workers, any::<[bool; 3]>(), log, "/\\PC{0,20}");
+    let cores = prop::collection::btree_set(0_u16..=1023, 0..4);
+    let interfaces = prop::collection::vec(any_interface(), 0..3);
+    let tables = (
+        prop::option::of(any_reference()),
+        interfaces,
+        any_access(),
+        any_rate_limit(),
+        (6_u32..=20).prop_map(|log2| Clients { entries: 1 << log2 }),
+    );
+    (scalars, cores, tables).prop_map(|(scalars, cores, tables)| {
+        let (port, datapath, workers, [busy_poll, clock_control, kod], log, socket) = scalars;
+        let (reference, mut interfaces, access, rate_limit, clients) = tables;
+        for (number, interface) in interfaces.iter_mut().enumerate() {
+            interface.name = format!("eth{number}");
+        }
+        Config {
+            port,
+            datapath,
+            workers,
+            cores: cores.into_iter().collect(),
+            busy_poll,
+            socket: socket.into(),
+            clock_control,
+            kod,
+            log,
+            reference,
+            interfaces,
+            access,
+            rate_limit,
+            clients,
+        }
+    })
+}
+
+/// The example with a few of its bytes or lines changed, or any text at all.
+fn any_text() -> impl Strategy<Value = String> {
+    let line = any::<prop::sample::Index>();
+    let replacement = prop_oneof![
+        "[a-z-]{1,8} = \\PC{0,12}",
+        "\\[{1,2}[a-z.-]{0,8}\\]{0,2}",
+        Just(format!("{}1", "[".repeat(300))),
+        Just(format!("a{} = 1", ".a".repeat(300))),
+        Just("port = 0xffffffffffffffffffff".to_owned()),
+        Just("port = 1e400".to_owned()),
+        Just("cores = [[[1]], {a = 1}, 1979-05-27]".to_owned()),
+        "\\PC{0,20}",
+    ];
+    let mutated = prop::collection::vec((line, replacement, any::<char>()), 1..6).prop_map(|changes| {
+        let mut lines: Vec<String> = EXAMPLE.lines().map(str::to_owned).collect();
+        for (index, replacement, character) in changes {
+            let target = index.index(lines.len());
+            if character.is_ascii() {
+                lines[target] = replacement;
+            } else {
+                let boundary =
+                    lines[target].char_indices().map(|(at, _)| at).nth(index.index(9)).unwrap_or(0);
+                lines[target].insert(boundary, character);
+            }
+        }
+        lines.join("\n")
+    });
+    prop_oneof![mutated, "(?s).{0,200}", "[\\[\\]{}=\"'\n\r.,#a-z0-9 ]{0,200}"]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_configuration_prints_as_toml_that_loads_again(config in any_config()) {
+        let text = config.to_toml().expect("it prints");
+        prop_assert_eq!(parse(&text), Ok(config), "{}", text);
+    }
+
+    #[test]
+    fn no_text_panics_the_loader_and_every_problem_is_one_line(text in any_text()) {
+        let overrides = Overrides { reference: Some(ReferenceFlag::LocalStratum(5)), ..flags(&["eth0", "eth9"]) };
+        for overrides in [&Overrides::default(), &overrides] {
+            if let Err(problems) = Config::parse(Path::new("timeball.toml"), &text, overrides) {
+                prop_assert!(!problems.0.is_empty());
+                for problem in &problems.0 {
+                    let line = problem.to_string();
+                    prop_assert!(!line.chars().any(char::is_control), "{:?}", line);
+                    prop_assert!(problem.place().is_some(), "{}", line);
+                }
+            }
+        }
+    }
+}
