@@ -1,1 +1,347 @@
-//! `process`: to be written.
+//! What a process asks of the kernel about itself: signals and wake-ups as readable descriptors, waiting for
+//! several of them, limits, capabilities, a thread's name.
+//!
+//! Owns: one safe function for each. Does not own: what a signal means.
+//!
+//! The one idea a newcomer lacks: a signal that is blocked in every thread interrupts nobody; it waits in the
+//! kernel until the signalfd is read. So it must be blocked before the first thread starts (threads inherit the
+//! mask), and the poll loop sees it as one more readable descriptor.
+
+use super::clock;
+use crate::time::NtpDuration;
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// A signal that the daemon listens to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// `SIGTERM`.
+    Terminate,
+    /// `SIGINT`, Ctrl-C.
+    Interrupt,
+    /// `SIGHUP`.
+    HangUp,
+}
+
+impl Signal {
+    const ALL: [Self; 3] = [Self::Terminate, Self::Interrupt, Self::HangUp];
+
+    const fn number(self) -> libc::c_int {
+        match self {
+            Self::Terminate => libc::SIGTERM,
+            Self::Interrupt => libc::SIGINT,
+            Self::HangUp => libc::SIGHUP,
+        }
+    }
+}
+
+/// `SIGTERM`, `SIGINT` and `SIGHUP` as a readable descriptor.
+#[derive(Debug)]
+pub struct SignalFd(OwnedFd);
+
+impl SignalFd {
+    /// Blocks the three signals in the calling thread and in those that it starts from now on, and opens the
+    /// descriptor they are read from. Call it in `main` before any thread is started; they stay blocked.
+    ///
+    /// # Errors
+    /// Whatever the kernel says; out of descriptors is the only cause that is not a sandbox.
+    pub fn block_and_open() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set that it is given a valid pointer to.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: initialised on the line above.
+        let mut set = unsafe { set.assume_init() };
+        for signal in Signal::ALL {
+            // SAFETY: the set is live and initialised; the number is a valid signal.
+            unsafe { libc::sigaddset(&raw mut set, signal.number()) };
+        }
+        // SAFETY: the set is live; a null old set is allowed. Blocking signals breaks no invariant of Rust's.
+        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        // SAFETY: the set is live; -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
+        owned(fd).map(Self)
+    }
+
+    /// The next signal that came, if any; never waits. A signal that comes twice before it is read counts once.
+    ///
+    /// # Errors
+    /// What `read` says, except that it would have to wait.
+    pub fn next(&self) -> io::Result<Option<Signal>> {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: the pointer is to `size` writable octets.
+        let length = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+        if length < 0 {
+            return none_if_it_would_block(io::Error::last_os_error());
+        }
+        // SAFETY: a structure of integers that began as zeros; the kernel writes whole ones.
+        let info = unsafe { info.assume_init() };
+        Ok(Signal::ALL.into_iter().find(|signal| i64::from(info.ssi_signo) == i64::from(signal.number())))
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Wakes a thread that polls it: an eventfd.
+#[derive(Debug)]
+pub struct Waker(OwnedFd);
+
+impl Waker {
+    /// A waker that has not been used yet.
+    ///
+    /// # Errors
+    /// What `eventfd` says: out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes two integers and touches no memory of ours.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        owned(fd).map(Self)
+    }
+
+    /// Makes the descriptor readable. Any thread may; several wake-ups may be seen as one.
+    pub fn wake(&self) {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the pointer is to the eight octets that eventfd wants.
+        // It fails only when the count is at its maximum, and then the descriptor is readable already.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Makes the descriptor unreadable again; says whether somebody had woken it. Clear first, then look at what
+    /// the wake-up was about: the other way round loses one that comes in between.
+    pub fn clear(&self) -> bool {
+        let mut count = [0_u8; 8];
+        // SAFETY: the pointer is to the eight octets that eventfd fills.
+        let length = unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        length == 8
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// One descriptor that [`poll`] waits for, and what was found.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct PollEntry(libc::pollfd);
+
+impl PollEntry {
+    /// Waits for something to read. The descriptor is a number only: closed meanwhile, it polls as ready, with
+    /// an error.
+    #[must_use]
+    pub const fn readable(fd: RawFd) -> Self {
+        Self(libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+    }
+
+    /// Waits for room to write.
+    #[must_use]
+    pub const fn writable(fd: RawFd) -> Self {
+        Self(libc::pollfd { fd, events: libc::POLLOUT, revents: 0 })
+    }
+
+    /// Which descriptor this is about.
+    #[must_use]
+    pub const fn fd(&self) -> RawFd {
+        self.0.fd
+    }
+
+    /// After [`poll`]: is there something to do here? An error condition counts: the next call will tell it.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.0.revents != 0
+    }
+}
+
+impl fmt::Debug for PollEntry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "fd {} events {:#x} found {:#x}", self.0.fd, self.0.events, self.0.revents)
+    }
+}
+
+/// Waits until an entry is ready or the time is up (`None`: for ever); returns how many are ready.
+///
+/// The timeout is rounded up to milliseconds, so that a caller with a deadline does not spin through the last
+/// one. A handled signal does not end the wait.
+///
+/// # Errors
+/// What poll(2) says: more entries than the limit on descriptors, or no memory.
+pub fn poll(entries: &mut [PollEntry], timeout: Option<Duration>) -> io::Result<usize> {
+    let deadline = timeout.map(|timeout| {
+        let nanoseconds = i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX);
+        clock::monotonic() + NtpDuration::from_nanoseconds(nanoseconds)
+    });
+    let mut wait = timeout.map_or(-1, |timeout| milliseconds_rounded_up(timeout.as_nanos()));
+    loop {
+        let count = entries.len() as libc::nfds_t;
+        // SAFETY: PollEntry is a transparent pollfd and the slice has `count` of them, which only this call uses.
+        let ready = unsafe { libc::poll(entries.as_mut_ptr().cast(), count, wait) };
+        if ready >= 0 {
+            return Ok(ready.cast_unsigned() as usize);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+        if let Some(deadline) = deadline {
+            let left = deadline.nanoseconds_since(clock::monotonic()).max(0);
+            wait = milliseconds_rounded_up(u128::from(left.cast_unsigned()));
+        }
+    }
+}
+
+fn milliseconds_rounded_up(nanoseconds: u128) -> libc::c_int {
+    libc::c_int::try_from(nanoseconds.div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
+}
+
+/// How many octets this process may lock in memory (`RLIMIT_MEMLOCK`, the soft limit); `None`: no limit.
+///
+/// # Errors
+/// What `getrlimit` says: nothing, on Linux.
+pub fn memory_lock_limit() -> io::Result<Option<u64>> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live rlimit that this call alone writes to.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
+}
+
+/// A part of root's power that the data path needs, with its number from capabilities(7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Capability {
+    /// Bind ports below 1024.
+    NetBindService = 10,
+    /// Attach XDP programs, change interface settings.
+    NetAdmin = 12,
+    /// Open AF_XDP sockets.
+    NetRaw = 13,
+    /// Lock more memory than `RLIMIT_MEMLOCK`.
+    IpcLock = 14,
+    /// Load BPF programs and make maps.
+    Bpf = 39,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::NetBindService => "CAP_NET_BIND_SERVICE",
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::NetRaw => "CAP_NET_RAW",
+            Self::IpcLock => "CAP_IPC_LOCK",
+            Self::Bpf => "CAP_BPF",
+        })
+    }
+}
+
+/// Those of `needed` that this process does not have in effect.
+///
+/// # Errors
+/// When /proc is not there, or says nothing about capabilities.
+pub fn missing_capabilities(needed: &[Capability]) -> io::Result<Vec<Capability>> {
+    let effective = effective_capabilities(&std::fs::read_to_string("/proc/self/status")?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status names no CapEff"))?;
+    Ok(needed.iter().copied().filter(|capability| effective >> (*capability as u8) & 1 == 0).collect())
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let digits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(digits.trim(), 16).ok()
+}
+
+/// Names the calling thread for `top` and its like; the kernel keeps 15 octets. Best effort: a name with a NUL
+/// or a refusal changes nothing.
+pub fn set_thread_name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // SAFETY: PR_SET_NAME reads a NUL-terminated string, which `name` is and which lives through the call.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+}
+
+/// Takes over a descriptor that a system call has just returned, or the error that it left.
+pub(super) fn owned(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for the caller, who hands it over; nobody else closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn none_if_it_would_block<T>(error: io::Error) -> io::Result<Option<T>> {
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_blocked_signal_is_read_from_the_descriptor() {
+        // The mask is this thread's only, so the signal is sent to this thread only.
+        let signals = SignalFd::block_and_open().unwrap();
+        assert_eq!(signals.next().unwrap(), None);
+        // SAFETY: pthread_self is this live thread, where the signal is blocked.
+        let this_thread = unsafe { libc::pthread_self() };
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::pthread_kill(this_thread, libc::SIGHUP) }, 0);
+        let mut entries = [PollEntry::readable(signals.as_fd().as_raw_fd())];
+        assert_eq!(poll(&mut entries, Some(Duration::from_secs(5))).unwrap(), 1);
+        assert_eq!(signals.next().unwrap(), Some(Signal::HangUp));
+        assert_eq!(signals.next().unwrap(), None);
+    }
+
+    #[test]
+    fn poll_tells_the_woken_from_the_sleeping_and_ends_in_time() {
+        let (woken, asleep) = (Waker::new().unwrap(), Waker::new().unwrap());
+        woken.wake();
+        woken.wake();
+        let mut entries = [&asleep, &woken].map(|waker| PollEntry::readable(waker.as_fd().as_raw_fd()));
+        assert_eq!(poll(&mut entries, None).unwrap(), 1);
+        assert!(!entries[0].is_ready() && entries[1].is_ready());
+        assert!(woken.clear());
+        assert!(!woken.clear());
+        let start = Instant::now();
+        assert_eq!(poll(&mut entries, Some(Duration::from_micros(10_500))).unwrap(), 0);
+        assert!(start.elapsed() >= Duration::from_micros(10_500));
+    }
+
+    #[test]
+    fn capabilities_are_read_from_the_status_file() {
+        let status = "Name:\tx\nCapPrm:\tffffffffffffffff\nCapEff:\t0000000000003400\nCapBnd:\t00\n";
+        assert_eq!(effective_capabilities(status), Some(1 << 10 | 1 << 12 | 1 << 13));
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
+        assert!(missing_capabilities(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_thread_carries_its_name() {
+        std::thread::spawn(|| {
+            set_thread_name("worker-with-a-long-name");
+            let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+            assert_eq!(name.trim_end(), "worker-with-a-l");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn the_memory_lock_limit_is_the_one_in_proc() {
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap();
+        let soft = line.split_whitespace().nth(3).unwrap();
+        assert_eq!(memory_lock_limit().unwrap(), soft.parse().ok());
+    }
+}
