@@ -107,6 +107,15 @@ pub enum Vlan {
 }
 
 impl Vlan {
+    /// Identifiers from the outside in, 0 where there is no second tag.
+    #[must_use]
+    pub const fn ids(self) -> [u16; 2] {
+        match self {
+            Self::Single(id) => [id, 0],
+            Self::Double { outer, inner } => [outer, inner],
+        }
+    }
+
     /// `100`, or `200.30` for outer and inner.
     pub(super) fn parse(text: &str) -> Option<Self> {
         match text.split_once('.') {

@@ -338,6 +338,12 @@ impl<K: Wake> Port<K> {
         }
     }
 
+    /// Has [`Self::flush`] left packets that the kernel would not take yet?
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        self.rings.transmit.has_pending()
+    }
+
     /// Asks the kernel whether the interface is still there: a blocked poll(2) does not tell.
     pub fn link(&mut self) -> Link {
         match self.kernel.wake_receive() {

@@ -234,6 +234,12 @@ impl UdpCounts {
         self.truncated += received.truncated as u64;
     }
 
+    /// Replies not sent, whatever the reason.
+    #[must_use]
+    pub const fn unsent(&self) -> u64 {
+        self.send_would_block + self.send_unreachable + self.send_not_permitted + self.send_other_errors
+    }
+
     fn count_send_error(&mut self, error: &io::Error, replies: usize) {
         let count = match error.kind() {
             io::ErrorKind::WouldBlock => &mut self.send_would_block,

@@ -205,6 +205,19 @@ fn milliseconds_rounded_up(nanoseconds: u128) -> libc::c_int {
     libc::c_int::try_from(nanoseconds.div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
 }
 
+/// Random words from the kernel, for keys and seeds.
+///
+/// # Errors
+/// What getrandom(2) says; it fails on no kernel that can run this program, only in a sandbox.
+pub fn random_words<const N: usize>() -> io::Result<[u64; N]> {
+    let mut words = [0_u64; N];
+    let length = size_of_val(&words);
+    // SAFETY: the pointer is to `length` writable octets, and any bytes make valid words.
+    let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), length, 0) };
+    // Up to 256 octets come whole or not at all.
+    if usize::try_from(got) == Ok(length) { Ok(words) } else { Err(io::Error::last_os_error()) }
+}
+
 /// How many octets this process may lock in memory (`RLIMIT_MEMLOCK`, the soft limit); `None`: no limit.
 ///
 /// # Errors

@@ -1,0 +1,370 @@
+//! The interfaces that are served, kept as the configuration wants them while the machine changes under them.
+//!
+//! Owns: which interface stands on which rung, its XDP program and that program's maps. Does not own: the queues'
+//! ports, which are with the workers, nor the sockets, which serve every address in any case.
+//!
+//! The one idea a newcomer lacks: everything is one function of the present view, [`Links::reconcile`]. An
+//! interface that appears, one that comes back with another index, an address that comes or goes: the same call
+//! sees a difference and removes it.
+
+use super::crew::Crew;
+use super::report::{AttemptReport, InterfaceReport, QueueReport};
+use super::worker::Queue;
+use crate::config::{Datapath, Interface as Settings, XdpMode};
+use crate::datapath::af_xdp::{BusyPoll, PortConfig, RingSizes};
+use crate::datapath::interface::{Interface, InterfaceFacts, RestoreGuard, TagStack, View, VlanPlan};
+use crate::datapath::ladder::{self, Allowed};
+use crate::datapath::steering::{LocalAddress, PrefixAction, Steering, SteeringConfig, SteeringError, Variant};
+use crate::datapath::af_xdp::CopyMode;
+use crate::sys::memory::HugepagePolicy;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// How long one busy-polling system call may spin, and for how many packets: the kernel's own example values.
+const BUSY_POLL: BusyPoll = BusyPoll { duration: Duration::from_micros(20), budget: 64 };
+
+/// What holds for every interface.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// Which paths are allowed.
+    pub datapath: Datapath,
+    /// UDP port of the requests.
+    pub port: u16,
+    /// Do the workers spin?
+    pub busy_poll: bool,
+    /// Prefixes that the XDP program drops or lets through again.
+    pub dropped: Vec<(IpNet, PrefixAction)>,
+}
+
+/// All configured interfaces.
+#[derive(Debug)]
+pub struct Links {
+    common: Common,
+    links: Vec<Link>,
+    /// For spreading queues over the workers.
+    next_worker: usize,
+}
+
+#[derive(Debug)]
+struct Link {
+    settings: Settings,
+    name: Arc<str>,
+    tags: Vec<TagStack>,
+    attempts: Vec<AttemptReport>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Absent,
+    Sockets { ifindex: u32 },
+    AfXdp(Box<Steered>),
+}
+
+#[derive(Debug)]
+struct Steered {
+    ifindex: u32,
+    rung: String,
+    // Detached before tag stripping is switched on again.
+    steering: Steering,
+    guard: RestoreGuard,
+    addresses: Vec<LocalAddress>,
+    /// The VLAN children when tag stripping was decided upon.
+    children: usize,
+}
+
+impl Links {
+    /// The interfaces of a configuration; none is served yet.
+    #[must_use]
+    pub fn new(interfaces: &[Settings], common: Common) -> Self {
+        let links = interfaces
+            .iter()
+            .map(|settings| Link {
+                name: settings.name.as_str().into(),
+                tags: settings.vlans.iter().map(|vlan| vlan.ids()).collect(),
+                settings: settings.clone(),
+                attempts: Vec::new(),
+                state: State::Absent,
+            })
+            .collect();
+        Self { common, links, next_worker: 0 }
+    }
+
+    /// Makes what is served follow the view.
+    pub fn reconcile(&mut self, view: &View, crew: &mut Crew) {
+        for link in &mut self.links {
+            let interface = view.interface_named(&link.name);
+            link.leave_if_changed(interface, view, crew);
+            if let (Some(interface), State::Absent) = (interface, &link.state) {
+                link.open(interface, view, &self.common, crew, &mut self.next_worker);
+            }
+            if let State::AfXdp(steered) = &mut link.state {
+                steered.follow(&link.name, &link.tags, view);
+            }
+        }
+    }
+
+    /// Which addresses the kernel's sockets serve: those of the configured interfaces and of their VLAN children,
+    /// and the loopback ones; all of them if no interface is configured.
+    #[must_use]
+    pub fn socket_addresses(&self, view: &View) -> Vec<crate::datapath::udp::LocalAddress> {
+        let mut wanted = Vec::new();
+        for interface in view.interfaces() {
+            let ours = self.links.is_empty()
+                || interface.name == "lo"
+                || self.links.iter().any(|link| link.owns(interface, view));
+            if ours {
+                let addresses = view.local_addresses(interface.ifindex);
+                wanted.extend(addresses.iter().map(|local| {
+                    crate::datapath::udp::LocalAddress::new(local.address, interface.ifindex)
+                }));
+            }
+        }
+        wanted
+    }
+
+    /// The reason why an interface that must be served through AF_XDP is not, if there is one.
+    #[must_use]
+    pub fn missing_af_xdp(&self) -> Option<String> {
+        if self.common.datapath != Datapath::AfXdp {
+            return None;
+        }
+        let link = self.links.iter().find(|link| !matches!(link.state, State::AfXdp(_)))?;
+        let reasons: Vec<String> =
+            link.attempts.iter().map(|attempt| format!("{}: {}", attempt.rung, attempt.outcome)).collect();
+        Some(format!("{} cannot be served through AF_XDP: {}", link.name, reasons.join("; ")))
+    }
+
+    /// Takes the XDP programs off, so that the kernel's sockets see every further packet.
+    pub fn detach(&mut self) {
+        for link in &mut self.links {
+            if let State::AfXdp(steered) = &mut link.state {
+                steered.steering.detach();
+            }
+        }
+    }
+
+    /// How each interface is.
+    #[must_use]
+    pub fn report(&self, queues: &[QueueReport]) -> Vec<InterfaceReport> {
+        self.links.iter().map(|link| link.report(queues)).collect()
+    }
+}
+
+impl Link {
+    /// Is this the interface, or a VLAN child of it?
+    fn owns(&self, interface: &Interface, view: &View) -> bool {
+        *interface.name == *self.name
+            || view.interface_named(&self.name).is_some_and(|parent| {
+                view.vlan_children(parent.ifindex).iter().any(|(_, child)| child.ifindex == interface.ifindex)
+            })
+    }
+
+    const fn ifindex(&self) -> Option<u32> {
+        match &self.state {
+            State::Absent => None,
+            State::Sockets { ifindex } => Some(*ifindex),
+            State::AfXdp(steered) => Some(steered.ifindex),
+        }
+    }
+
+    /// Gives the interface up if it is gone, came back as another one, or got its first VLAN child.
+    fn leave_if_changed(&mut self, interface: Option<&Interface>, view: &View, crew: &mut Crew) {
+        let Some(ifindex) = self.ifindex() else { return };
+        let same = interface.is_some_and(|interface| interface.ifindex == ifindex);
+        let vlans_came = match &self.state {
+            State::AfXdp(steered) => steered.children == 0 && !view.vlan_children(ifindex).is_empty(),
+            _ => false,
+        };
+        if same && !vlans_came {
+            return;
+        }
+        if !same {
+            warn!(interface = %self.name, index = ifindex, "interface is gone");
+        }
+        if matches!(self.state, State::AfXdp(_)) {
+            // The program first: then no frame comes any more.
+            self.state = State::Absent;
+            crew.remove_queues(ifindex);
+        }
+        self.state = State::Absent;
+    }
+
+    fn open(
+        &mut self,
+        interface: &Interface,
+        view: &View,
+        common: &Common,
+        crew: &mut Crew,
+        next_worker: &mut usize,
+    ) {
+        self.attempts.clear();
+        self.state = State::Sockets { ifindex: interface.ifindex };
+        if common.datapath == Datapath::Socket {
+            self.note("AF_XDP", "not wanted: datapath = \"socket\"");
+        } else if interface.kind.as_deref() == Some("loopback") || interface.name == "lo" {
+            self.note("AF_XDP", "the loopback interface is served by sockets");
+        } else if let Err(reason) = self.climb(interface, view, common, crew, next_worker) {
+            self.note("AF_XDP", &reason);
+        }
+        let rung = match &self.state {
+            State::AfXdp(steered) => steered.rung.as_str(),
+            _ => "kernel socket",
+        };
+        for attempt in &self.attempts {
+            info!(interface = %self.name, rung = attempt.rung, outcome = attempt.outcome, "tried");
+        }
+        info!(interface = %self.name, rung, "interface served");
+    }
+
+    fn note(&mut self, rung: &str, outcome: &str) {
+        self.attempts.push(AttemptReport { rung: rung.to_owned(), outcome: outcome.to_owned() });
+    }
+
+    /// Climbs the ladder. The error says why there was nothing to climb.
+    fn climb(
+        &mut self,
+        interface: &Interface,
+        view: &View,
+        common: &Common,
+        crew: &mut Crew,
+        next_worker: &mut usize,
+    ) -> Result<(), String> {
+        let facts = InterfaceFacts::gather_from(view, &self.name).map_err(|error| error.to_string())?;
+        let guard = VlanPlan::decide(&facts, &self.tags)
+            .apply(interface.ifindex)
+            .map_err(|error| error.to_string())?;
+        if let Some(note) = guard.note() {
+            info!(interface = %self.name, note, "VLAN tags");
+        }
+        let queues = self.queues(&facts)?;
+        let highest = queues.iter().max().copied().unwrap_or_default();
+        let steering = SteeringConfig {
+            port: common.port,
+            queues: facts.receive_queues().unwrap_or(1).max(highest + 1),
+            interface_index: interface.ifindex,
+            variant: Variant::Plain,
+        };
+        let port = self.port_config(interface.ifindex, common.busy_poll);
+        let (opened, attempts) = ladder::climb(self.allowed(), steering, &port, &queues);
+        for attempt in attempts {
+            let outcome = attempt.error.map_or_else(|| "chosen".to_owned(), |error| error.to_string());
+            self.note(&attempt.rung.to_string(), &outcome);
+        }
+        let Some(mut opened) = opened else { return Ok(()) };
+        let mut steered = Steered {
+            ifindex: interface.ifindex,
+            rung: self.attempts.last().map(|attempt| attempt.rung.clone()).unwrap_or_default(),
+            children: facts.vlan_children.len(),
+            addresses: Vec::new(),
+            guard,
+            steering: {
+                opened.steering.replace_denied(&common.dropped).map_err(|error| error.to_string())?;
+                opened.connect().map_err(|error| error.to_string())?;
+                opened.steering
+            },
+        };
+        steered.follow(&self.name, &self.tags, view);
+        for (number, port) in opened.ports {
+            let measure = self.settings.tx_timestamps;
+            let queue = Queue::new(Arc::clone(&self.name), interface.ifindex, number, port, measure);
+            crew.add_queue(*next_worker % crew.len(), queue);
+            *next_worker += 1;
+        }
+        self.state = State::AfXdp(Box::new(steered));
+        Ok(())
+    }
+
+    /// The queues to serve.
+    fn queues(&self, facts: &InterfaceFacts) -> Result<Vec<u32>, String> {
+        let there = facts.receive_queues().unwrap_or(1);
+        let wanted: Vec<u32> = self.settings.queues.iter().map(|&queue| queue.into()).collect();
+        match wanted.iter().find(|&&queue| queue >= there) {
+            Some(queue) => Err(format!("queue {queue} is configured, but there are only {there}")),
+            None if wanted.is_empty() => Ok((0..there).collect()),
+            None => Ok(wanted),
+        }
+    }
+
+    const fn allowed(&self) -> Allowed {
+        Allowed {
+            driver: !matches!(self.settings.xdp_mode, XdpMode::Skb),
+            skb: !matches!(self.settings.xdp_mode, XdpMode::Driver),
+            zero_copy: self.settings.zero_copy,
+            device_bound: self.settings.nic_stamps,
+        }
+    }
+
+    const fn port_config(&self, ifindex: u32, busy_poll: bool) -> PortConfig {
+        let frames = self.settings.frames;
+        // Each ring gets a quarter, so that the frames are enough for all four at once.
+        let entries = frames / 4;
+        PortConfig {
+            ifindex,
+            queue: 0,
+            frames,
+            frame_bytes: self.settings.frame_size,
+            rings: RingSizes { fill: entries, receive: entries, transmit: entries, completion: entries },
+            hugepages: if self.settings.hugepages { HugepagePolicy::Prefer } else { HugepagePolicy::Never },
+            need_wakeup: true,
+            busy_poll: if busy_poll { Some(BUSY_POLL) } else { None },
+            mode: CopyMode::Copy,
+            tx_metadata: true,
+        }
+    }
+
+    fn report(&self, queues: &[QueueReport]) -> InterfaceReport {
+        let (path, rung, addresses, verdicts) = match &self.state {
+            State::Absent => ("absent", "none: the interface does not exist".to_owned(), 0, BTreeMap::new()),
+            State::Sockets { .. } => ("socket", "kernel socket".to_owned(), 0, BTreeMap::new()),
+            State::AfXdp(steered) => {
+                ("af-xdp", steered.rung.clone(), steered.addresses.len() as u64, steered.verdicts())
+            }
+        };
+        InterfaceReport {
+            name: self.name.to_string(),
+            index: self.ifindex(),
+            path: path.to_owned(),
+            rung,
+            attempts: self.attempts.clone(),
+            steered_addresses: addresses,
+            verdicts,
+            queues: queues.iter().filter(|queue| *queue.interface == *self.name).cloned().collect(),
+        }
+    }
+}
+
+impl Steered {
+    /// Steers requests to the addresses that the interface has now.
+    fn follow(&mut self, name: &str, tags: &[TagStack], view: &View) {
+        let wanted: Vec<LocalAddress> = view
+            .steering_addresses(self.ifindex, tags)
+            .into_iter()
+            .map(|local| LocalAddress { vlans: local.tags, address: local.address })
+            .collect();
+        if wanted == self.addresses {
+            return;
+        }
+        match self.steering.replace_locals(&wanted) {
+            Ok(()) => {
+                info!(interface = name, addresses = wanted.len(), "steering follows the addresses");
+                self.addresses = wanted;
+            }
+            // The others are served by the sockets, and the next change tries again.
+            Err(error) => warn!(interface = name, %error, "steering does not follow the addresses"),
+        }
+    }
+
+    fn verdicts(&self) -> BTreeMap<String, u64> {
+        let _ = &self.guard;
+        let counts = self.steering.verdicts().unwrap_or_default();
+        counts
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(verdict, count)| (verdict.name().to_owned(), count))
+            .collect()
+    }
+}

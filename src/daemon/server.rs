@@ -1,0 +1,474 @@
+//! The control thread: starts everything, watches the machine, the clock and the signals, answers questions, and
+//! ends everything in the right order.
+
+use super::control_socket::{ControlSocket, ControlSocketError};
+use super::counters::WorkerCounters;
+use super::crew::Crew;
+use super::exchange::Answering;
+use super::links::{Common, Links};
+use super::questions;
+use super::worker::{Passed, Worker};
+use crate::clock::{Reference, ReferenceKind, Trouble};
+use crate::config::{self, Config, Policy as AccessPolicy, Workers};
+use crate::datapath::interface::{InterfaceWatch, View};
+use crate::datapath::steering::PrefixAction;
+use crate::datapath::udp::{OpenError, UdpGroup};
+use crate::serve::access::{AccessError, AccessList, Action};
+use crate::serve::clients::{ClientKeying, ClientStatistics, PrefixLengths};
+use crate::serve::limit::{Lottery, RateLimiter, RateParameters};
+use crate::serve::{Policy, Responder};
+use crate::snapshot::{SnapshotCell, SystemSnapshot};
+use crate::sys::clock;
+use crate::sys::process::{self, PollEntry, Signal, SignalFd};
+use crate::sys::socket::UdpOptions;
+use crate::time::{Log2Seconds, NtpDuration};
+use crate::wire::ReferenceId;
+use crossbeam::channel::{Receiver, bounded};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+/// How often the clock's state is looked at and published, and what failed is tried again.
+const TICK: Duration = Duration::from_secs(1);
+/// How soon a question that could not be answered in one go is looked at again.
+const WRITING: Duration = Duration::from_millis(5);
+/// Packets of other modes that may wait for the control thread.
+const PASSED_MAX: usize = 256;
+/// Kernel memory for datagrams waiting at one socket: about 2,000 requests, 20 ms at 100,000 a second.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// How often one client is told of a refusal: as NTP's shortest usual poll interval.
+const KISS_INTERVAL: NtpDuration = NtpDuration::from_seconds(16);
+/// How many kisses a client may have at once.
+const KISS_BURST: u16 = 2;
+
+/// Why the server does not, or no longer, serve.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// An interface that is configured does not exist.
+    #[error("interface {name} does not exist; there are: {existing}")]
+    NoSuchInterface {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        existing: String,
+    },
+    /// A CPU that is configured does not exist.
+    #[error("cores: CPU {cpu} does not exist or may not be used; there are: {existing}")]
+    NoSuchCpu {
+        /// What was asked for.
+        cpu: usize,
+        /// What there is.
+        existing: String,
+    },
+    /// The access list contradicts itself.
+    #[error("access: {0}")]
+    Access(#[from] AccessError),
+    /// Another daemon is there.
+    #[error(transparent)]
+    ControlSocket(#[from] ControlSocketError),
+    /// A socket is needed and cannot be had.
+    #[error(transparent)]
+    Socket(#[from] OpenError),
+    /// `datapath = "af-xdp"`, and it cannot be.
+    #[error("{0}")]
+    NoAfXdp(String),
+    /// The system would not.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// A worker is gone.
+    #[error("a worker ended; see the lines above")]
+    WorkerLost,
+}
+
+impl ServeError {
+    /// 2 where the user's input is wrong, 1 where the machine would not.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoSuchInterface { .. } | Self::NoSuchCpu { .. } | Self::Access(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |error| ServeError::System { what, error }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`ServeError`]; nothing is left behind.
+pub fn serve(config: &Config) -> Result<(), ServeError> {
+    let signals = SignalFd::block_and_open().map_err(system("signals"))?;
+    let mut server = Server::start(config)?;
+    let result = server.run(&signals);
+    server.stop();
+    result
+}
+
+/// What the control thread knows.
+pub(super) struct Server {
+    pub(super) config: Config,
+    pub(super) started: Instant,
+    precision: Log2Seconds,
+    reference: Reference,
+    snapshot: Arc<SnapshotCell>,
+    pub(super) trouble: Option<Trouble>,
+    watch: InterfaceWatch,
+    pub(super) links: Links,
+    pub(super) group: UdpGroup,
+    /// Addresses whose sockets failed, and how the failure reads, so that it is logged once.
+    failed_sockets: BTreeMap<String, String>,
+    pub(super) crew: Crew,
+    pub(super) statistics: Vec<Arc<ClientStatistics>>,
+    pub(super) limiters: [Option<Arc<RateLimiter>>; 2],
+    control_socket: Option<ControlSocket>,
+    passed: Receiver<Passed>,
+    pub(super) unsolicited: u64,
+}
+
+impl Server {
+    fn start(config: &Config) -> Result<Self, ServeError> {
+        let control_socket = open_control_socket(config)?;
+        let watch = InterfaceWatch::open().map_err(system("listing interfaces"))?;
+        if let Some(reason) = watch.limitation() {
+            warn!(%reason, "netlink is refused: changes of interfaces and addresses will not be seen");
+        }
+        check_interfaces(config, watch.view())?;
+        let cores = cores(config)?;
+        let workers = worker_count(config, watch.view(), cores.len());
+        let precision = clock::measure_precision();
+        let reference = reference(config);
+        let snapshot = Arc::new(SnapshotCell::new(&SystemSnapshot::unsynchronised(precision)));
+
+        let access = Arc::new(access_list(config)?);
+        let dropped = dropped_prefixes(&access, config.kod);
+        let policy = policy(config, access)?;
+        let limiters = [policy.limiter.clone(), policy.kiss_limiter.clone()];
+        let options = UdpOptions { device: None, receive_buffer: Some(RECEIVE_BUFFER) };
+        let (group, ports) = UdpGroup::new(config.port, workers.max(1), options);
+        let (to_control, passed) = bounded(PASSED_MAX);
+        let mut statistics = Vec::new();
+        let workers_ready = ports.into_iter().enumerate().map(|(index, sockets)| {
+            let own = Arc::new(ClientStatistics::new(config.clients.entries as usize));
+            statistics.push(Arc::clone(&own));
+            let seed = process::random_words().map_err(system("random seed"))?;
+            let answering = Answering {
+                responder: Responder::new(policy.clone(), own, Lottery::new(seed)),
+                snapshot: Arc::clone(&snapshot),
+                counters: Arc::new(WorkerCounters::default()),
+                port: config.port,
+            };
+            // Inline, the thread is the control thread, and it is left where the kernel puts it.
+            let core = if workers == 0 { None } else { cores.get(index).copied() };
+            Ok(Worker::new(index, core, answering, sockets, to_control.clone()))
+        });
+        let mut workers_ready = workers_ready.collect::<Result<Vec<Worker>, ServeError>>()?;
+        let crew = match (workers, workers_ready.pop()) {
+            (0, Some(only)) => Crew::Inline(Box::new(only)),
+            (_, last) => {
+                workers_ready.extend(last);
+                Crew::start(workers_ready, config.busy_poll).map_err(system("starting workers"))?
+            }
+        };
+        let common = Common {
+            datapath: config.datapath,
+            port: config.port,
+            busy_poll: config.busy_poll,
+            dropped,
+        };
+        let mut server = Self {
+            config: config.clone(),
+            started: Instant::now(),
+            precision,
+            reference,
+            snapshot,
+            trouble: None,
+            watch,
+            links: Links::new(&config.interfaces, common),
+            group,
+            failed_sockets: BTreeMap::new(),
+            crew,
+            statistics,
+            limiters,
+            control_socket,
+            passed,
+            unsolicited: 0,
+        };
+        server.begin().inspect_err(|_| server.stop())?;
+        Ok(server)
+    }
+
+    /// The first look at the clock and the interfaces; what fails now is fatal.
+    fn begin(&mut self) -> Result<(), ServeError> {
+        self.publish_clock();
+        if let Some(error) = self.sync_sockets() {
+            return Err(error.into());
+        }
+        self.links.reconcile(self.watch.view(), &mut self.crew);
+        if let Some(reason) = self.links.missing_af_xdp() {
+            return Err(ServeError::NoAfXdp(reason));
+        }
+        let addresses = self.group.addresses().count();
+        info!(port = self.config.port, workers = self.crew.len(), addresses, "serving");
+        Ok(())
+    }
+
+    fn run(&mut self, signals: &SignalFd) -> Result<(), ServeError> {
+        let mut entries = Vec::new();
+        let mut next_tick = Instant::now() + TICK;
+        let mut wait = Duration::ZERO;
+        loop {
+            entries.clear();
+            entries.push(PollEntry::readable(signals.as_fd().as_raw_fd()));
+            self.crew.add_poll_entries(&mut entries);
+            let crew_end = entries.len();
+            let watched = self.watch.fd().map(|fd| fd.as_raw_fd());
+            entries.extend(watched.map(PollEntry::readable));
+            if let Some(socket) = &self.control_socket {
+                entries.extend(socket.descriptors().map(|fd| PollEntry::readable(fd.as_raw_fd())));
+            }
+            process::poll(&mut entries, Some(wait)).map_err(system("poll"))?;
+
+            if self.has_ended(signals)? {
+                return Ok(());
+            }
+            let crew_entries = entries.get(1..crew_end).unwrap_or_default();
+            let crew_wait = self.crew.serve(crew_entries);
+            let interfaces_changed = watched.is_some() && entries.get(crew_end).is_some_and(PollEntry::is_ready);
+            let tick = Instant::now() >= next_tick;
+            if tick {
+                next_tick = Instant::now() + TICK;
+                self.publish_clock();
+                self.count_passed();
+                if self.crew.has_lost_one() {
+                    return Err(ServeError::WorkerLost);
+                }
+            }
+            if interfaces_changed || tick {
+                self.follow_interfaces();
+            }
+            self.answer_questions();
+            wait = next_tick.saturating_duration_since(Instant::now());
+            wait = crew_wait.map_or(wait, |crew| wait.min(crew));
+            if self.control_socket.as_ref().is_some_and(ControlSocket::is_writing) {
+                wait = wait.min(WRITING);
+            }
+        }
+    }
+
+    fn has_ended(&self, signals: &SignalFd) -> Result<bool, ServeError> {
+        match signals.next().map_err(system("signals"))? {
+            Some(signal @ (Signal::Terminate | Signal::Interrupt)) => {
+                info!(?signal, "draining");
+                Ok(true)
+            }
+            Some(Signal::HangUp) => {
+                warn!("SIGHUP is ignored: restart to read the configuration again");
+                Ok(false)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Programs off first, so that the kernel's sockets see what still comes; then the workers finish.
+    fn stop(&mut self) {
+        self.links.detach();
+        self.crew.stop();
+        self.count_passed();
+    }
+
+    /// Looks at the clock and tells the workers.
+    fn publish_clock(&mut self) {
+        let kernel = clock::kernel_clock_state().map_err(|error| error.to_string());
+        let (snapshot, trouble) = self.reference.snapshot(&kernel, clock::realtime(), self.precision);
+        self.snapshot.publish(&snapshot);
+        if trouble != self.trouble {
+            match &trouble {
+                Some(trouble) => warn!("{trouble}"),
+                None => info!(
+                    stratum = snapshot.stratum,
+                    reference_id = %snapshot.reference_id,
+                    "the clock is synchronised"
+                ),
+            }
+            self.trouble = trouble;
+        }
+    }
+
+    pub(super) fn current_snapshot(&self) -> SystemSnapshot {
+        self.snapshot.read()
+    }
+
+    pub(super) const fn reference_kind(&self) -> ReferenceKind {
+        self.reference.kind
+    }
+
+    fn follow_interfaces(&mut self) {
+        match self.watch.update() {
+            // Nothing new, but what failed before may work by now.
+            Ok(changes) if changes.is_empty() && self.failed_sockets.is_empty() => return,
+            Ok(_) => {}
+            Err(error) => warn!(%error, "interfaces cannot be listed; trying again"),
+        }
+        self.sync_sockets();
+        self.links.reconcile(self.watch.view(), &mut self.crew);
+    }
+
+    /// Opens and closes sockets as addresses come and go. Returns the first failure that no waiting mends.
+    fn sync_sockets(&mut self) -> Option<OpenError> {
+        let wanted = self.links.socket_addresses(self.watch.view());
+        let report = self.group.sync_addresses(&wanted);
+        if !(report.added.is_empty() && report.removed.is_empty()) {
+            self.crew.sockets_changed();
+            info!(added = report.added.len(), removed = report.removed.len(), "sockets follow the addresses");
+        }
+        let mut failed = BTreeMap::new();
+        let mut fatal = None;
+        for (local, error) in report.failed {
+            let (address, text) = (local.address().to_string(), error.to_string());
+            // An address that is not there yet is the usual case while IPv6 looks for duplicates.
+            let expected = matches!(error, OpenError::NotLocal(_));
+            if self.failed_sockets.get(&address) != Some(&text) && !expected {
+                warn!(%error, "address not served by a socket");
+            }
+            failed.insert(address, text);
+            if !expected && fatal.is_none() {
+                fatal = Some(error);
+            }
+        }
+        self.failed_sockets = failed;
+        fatal
+    }
+
+    /// What other modes sent. There are no associations yet, so nobody waits for any of it (RFC 5905 figure 20:
+    /// without association, modes 2, 4 and 5 are discarded; 1 is, as long as no passive association is allowed).
+    pub(super) fn count_passed(&mut self) {
+        self.unsolicited += self.passed.try_iter().count() as u64;
+    }
+
+    fn answer_questions(&mut self) {
+        let Some(mut socket) = self.control_socket.take() else { return };
+        socket.serve(|question| questions::answer(self, question));
+        self.control_socket = Some(socket);
+    }
+}
+
+/// Another daemon on the socket is an error; no socket at all is a nuisance only.
+fn open_control_socket(config: &Config) -> Result<Option<ControlSocket>, ServeError> {
+    match ControlSocket::open(&config.socket) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error @ ControlSocketError::AlreadyRunning(_)) => Err(error.into()),
+        Err(error) => {
+            error!(%error, "`timeball status` will not work");
+            Ok(None)
+        }
+    }
+}
+
+fn check_interfaces(config: &Config, view: &View) -> Result<(), ServeError> {
+    let missing = config.interfaces.iter().find(|wanted| view.interface_named(&wanted.name).is_none());
+    missing.map_or(Ok(()), |missing| {
+        let existing: Vec<&str> = view.interfaces().map(|interface| interface.name.as_str()).collect();
+        Err(ServeError::NoSuchInterface { name: missing.name.clone(), existing: existing.join(", ") })
+    })
+}
+
+/// The CPUs for workers: those configured, else all but the first where there are several, since the first is
+/// where the system's own work tends to be.
+fn cores(config: &Config) -> Result<Vec<usize>, ServeError> {
+    let there: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    let wanted: Vec<usize> = config.cores.iter().map(|&core| core.into()).collect();
+    if let Some(&cpu) = wanted.iter().find(|core| !there.contains(core)) {
+        let existing: Vec<String> = there.iter().map(ToString::to_string).collect();
+        return Err(ServeError::NoSuchCpu { cpu, existing: existing.join(", ") });
+    }
+    Ok(match wanted.as_slice() {
+        [] if there.len() > 1 => there[1..].to_vec(),
+        [] => there,
+        _ => wanted,
+    })
+}
+
+/// How many workers: as configured, else one for each queue, but no more than there are CPUs for.
+fn worker_count(config: &Config, view: &View, cores: usize) -> usize {
+    let queues = config.interfaces.iter().map(|settings| {
+        let there = view.interface_named(&settings.name).and_then(|interface| interface.rx_queues).unwrap_or(1);
+        if settings.queues.is_empty() { there as usize } else { settings.queues.len() }
+    });
+    match config.workers {
+        Workers::Auto => queues.sum::<usize>().clamp(1, cores.max(1)),
+        Workers::Count(count) => count.into(),
+    }
+}
+
+fn reference(config: &Config) -> Reference {
+    let Some(reference) = &config.reference else {
+        let reference_id = ReferenceId::default();
+        return Reference { kind: ReferenceKind::None, stratum: 16, reference_id };
+    };
+    Reference {
+        kind: match reference.source {
+            config::Source::Local => ReferenceKind::Local,
+            config::Source::System => ReferenceKind::System,
+        },
+        stratum: reference.stratum,
+        reference_id: ReferenceId(reference.reference_id.octets()),
+    }
+}
+
+const fn action(policy: AccessPolicy) -> Action {
+    match policy {
+        AccessPolicy::Allow => Action::Allow,
+        AccessPolicy::Deny => Action::Deny,
+        AccessPolicy::Restrict => Action::Restrict,
+        AccessPolicy::Drop => Action::Drop,
+    }
+}
+
+fn access_list(config: &Config) -> Result<AccessList, AccessError> {
+    let access = &config.access;
+    let lists = [
+        (&access.allow, Action::Allow),
+        (&access.deny, Action::Deny),
+        (&access.restrict, Action::Restrict),
+        (&access.drop, Action::Drop),
+    ];
+    let rules = lists.into_iter().flat_map(|(prefixes, action)| prefixes.iter().map(move |prefix| (*prefix, action)));
+    AccessList::new(rules, action(access.default))
+}
+
+fn dropped_prefixes(access: &AccessList, kod: bool) -> Vec<(ipnet::IpNet, PrefixAction)> {
+    let prefixes = access.silently_dropped_prefixes(kod).into_iter();
+    prefixes
+        .map(|(prefix, drop)| (prefix, if drop { PrefixAction::Drop } else { PrefixAction::Serve }))
+        .collect()
+}
+
+/// What the workers judge by, with fresh random keys.
+fn policy(config: &Config, access: Arc<AccessList>) -> Result<Policy, ServeError> {
+    let limit = &config.rate_limit;
+    let limiter = |interval, burst, leak| {
+        let clients = limit.slots() as usize;
+        Arc::new(RateLimiter::new(RateParameters { interval, burst, leak, clients }))
+    };
+    let lengths = PrefixLengths { ipv4: limit.ipv4_prefix, ipv6: limit.ipv6_prefix };
+    let keys = process::random_words().map_err(system("random keys"))?;
+    Ok(Policy {
+        access,
+        limiter: limit.enabled.then(|| limiter(limit.interval, limit.burst, limit.leak)),
+        kiss_limiter: config.kod.then(|| limiter(KISS_INTERVAL, KISS_BURST, 0)),
+        keying: ClientKeying::new(lengths, keys),
+    })
+}
