@@ -1,6 +1,6 @@
 //! One AF_XDP queue: takes packets in, answers them in place, hands transmit stamps back.
 //!
-//! Owns: [`Port`], its counters, and the order in which rings, frames and wake-ups meet. [`open`] brings a port up.
+//! Owns: [`Port`], its counters, and the order in which rings, frames and wake-ups meet. `open` brings a port up.
 //! Does not own: the ring protocol (`ring`), the books about frames (`umem`), the XDP program that fills the queue
 //! (`steering`), and what is answered.
 //!
@@ -258,7 +258,7 @@ impl<K: Wake> Port<K> {
     /// Shows the kernel what was sent, and wakes it until it has taken everything.
     ///
     /// In copy mode one wake-up moves 32 packets (or [`PortFacts::tx_budget`]), so it goes on until the ring is empty,
-    /// bounded by [`TX_WAKEUPS_MAX`] and [`TX_STALLS_MAX`]. What is left goes with the next call, so call it also when
+    /// bounded by `TX_WAKEUPS_MAX` and `TX_STALLS_MAX`. What is left goes with the next call, so call it also when
     /// nothing new was sent. Packets of the time a link was down leave late; their clients have given up by then.
     pub fn flush(&mut self) -> Link {
         self.rings.transmit.submit();

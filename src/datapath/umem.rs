@@ -3,7 +3,7 @@
 //! Owns: the umem's memory, the place of every frame and the moves between places, the bytes of frames in hand, and
 //! the transmit metadata before a packet. Does not own: the rings the addresses travel through (`ring`).
 //!
-//! The one idea a newcomer lacks: **frames are conserved**. Each is in exactly one [`Place`], every move names where
+//! The one idea a newcomer lacks: **frames are conserved**. Each is in exactly one place, every move names where
 //! it must come from, and a move that does not fit is refused. So an address the kernel never had from us (`foreign`)
 //! is never used, a frame completed twice is never in two places, and a lost frame shows in [`Balance::in_hand`].
 //! That is also what makes the slices below sound: only frames in hand have bytes, and the kernel has no frame in hand.
