@@ -1,3 +1,7 @@
-//! The `timeball` command.
+//! The `timeball` command; everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    timeball::cli::run()
+}

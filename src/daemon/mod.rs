@@ -12,6 +12,7 @@ pub mod counters;
 mod crew;
 pub mod exchange;
 mod links;
+mod questions;
 pub mod report;
 mod server;
 pub mod stamps;

@@ -220,6 +220,13 @@ impl<T: Entry> Producer<T> {
         self.entries() - self.free()
     }
 
+    /// Is there anything that the consumer has not taken yet, as far as we know without touching its cache line
+    /// more than a look.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        self.ring.consumer().load(Ordering::Relaxed) != self.next
+    }
+
     /// Does the consumer ask to be woken (`XDP_RING_NEED_WAKEUP`)?
     #[must_use]
     pub fn needs_wakeup(&self) -> bool {

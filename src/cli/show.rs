@@ -1,0 +1,223 @@
+//! `timeball status` and `timeball clients`: asks the running daemon and shows what it says.
+
+use super::Failure;
+use super::table::{columns, grouped};
+use crate::daemon::control_socket;
+use crate::daemon::counters::PathReport;
+use crate::daemon::report::{ClientsReport, InterfaceReport, QueueReport, StatusReport};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+
+pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
+    show(socket, "status", json, status_text)
+}
+
+pub(super) fn clients(socket: &Path, top: u32, json: bool) -> Result<(), Failure> {
+    show(socket, &format!("clients {top}"), json, clients_text)
+}
+
+fn show<T: DeserializeOwned>(
+    socket: &Path,
+    question: &str,
+    json: bool,
+    text: impl Fn(&T) -> String,
+) -> Result<(), Failure> {
+    let answer = control_socket::ask(socket, question).map_err(|error| {
+        let path = socket.display();
+        Failure::failed(format_args!("no daemon answers on {path}: {error}; is `timeball serve` running?"))
+    })?;
+    let mut output = io::stdout();
+    if json {
+        output.write_all(answer.as_bytes())?;
+        return Ok(());
+    }
+    let report: T = serde_json::from_str(&answer)
+        .map_err(|error| Failure::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
+    output.write_all(text(&report).as_bytes())?;
+    Ok(())
+}
+
+fn status_text(report: &StatusReport) -> String {
+    let mut text = String::new();
+    let clock = &report.clock;
+    let _ = writeln!(
+        text,
+        "timeball {}, pid {}, up {}, UDP port {}",
+        report.version,
+        report.pid,
+        duration(report.uptime_seconds),
+        report.port
+    );
+    let _ = writeln!(
+        text,
+        "clock    source {}, stratum {}, reference {}, leap {}, precision 2^{} s, root delay {:.6} s, \
+         root dispersion {:.6} s",
+        clock.source,
+        clock.stratum,
+        clock.reference_id,
+        clock.leap,
+        clock.precision,
+        clock.root_delay_seconds,
+        clock.root_dispersion_seconds
+    );
+    if let Some(problem) = &clock.problem {
+        let _ = writeln!(text, "problem  {problem}");
+    }
+    let memory = &report.memory;
+    let _ = writeln!(
+        text,
+        "memory   queues {}, rate limit {}, client statistics {}\n",
+        bytes(memory.queues_bytes),
+        bytes(memory.rate_limit_bytes),
+        bytes(memory.client_statistics_bytes)
+    );
+    text.push_str(&replies_table(report));
+    for interface in &report.interfaces {
+        text.push('\n');
+        text.push_str(&interface_text(interface));
+    }
+    let sockets = report.socket_addresses.join(", ");
+    let _ = writeln!(text, "\nsockets  {}", if sockets.is_empty() { "none" } else { &sockets });
+    if report.unsolicited > 0 {
+        let _ = writeln!(text, "         {} packets of other modes, unasked for", grouped(report.unsolicited));
+    }
+    text
+}
+
+/// One line per worker and path that was used, and the sums.
+fn replies_table(report: &StatusReport) -> String {
+    let mut rows = vec![heading(&["worker", "cpu", "path", "replies", "kisses", "refused", "unsent", "unstamped", "refusals by reason"])];
+    let row = |worker: &str, cpu: &str, path: &str, counts: &PathReport| {
+        let reasons: Vec<String> =
+            counts.refusals.iter().map(|(reason, count)| format!("{reason} {}", grouped(*count))).collect();
+        vec![
+            worker.to_owned(),
+            cpu.to_owned(),
+            path.to_owned(),
+            grouped(counts.replies),
+            grouped(counts.kisses.values().sum()),
+            grouped(counts.refused()),
+            grouped(counts.unsent),
+            grouped(counts.unstamped),
+            reasons.join(", "),
+        ]
+    };
+    for worker in &report.workers {
+        let (name, cpu) = (worker.worker.to_string(), worker.core.map_or("-".to_owned(), |core| core.to_string()));
+        rows.push(row(&name, &cpu, "AF_XDP", &worker.af_xdp));
+        rows.push(row(&name, &cpu, "socket", &worker.socket));
+    }
+    if report.workers.len() > 1 {
+        let (af_xdp, socket) = report.totals();
+        rows.push(row("all", "-", "AF_XDP", &af_xdp));
+        rows.push(row("all", "-", "socket", &socket));
+    }
+    columns(&rows)
+}
+
+fn interface_text(interface: &InterfaceReport) -> String {
+    let mut text = format!("{}: {}", interface.name, interface.rung);
+    if interface.path == "af-xdp" {
+        let _ = write!(text, ", {} addresses steered", interface.steered_addresses);
+    }
+    text.push('\n');
+    for attempt in interface.attempts.iter().filter(|attempt| attempt.outcome != "chosen") {
+        let _ = writeln!(text, "  not {}: {}", attempt.rung, attempt.outcome);
+    }
+    if !interface.queues.is_empty() {
+        text.push_str(&indented(&queue_table(&interface.queues)));
+    }
+    if !interface.verdicts.is_empty() {
+        let _ = writeln!(text, "  XDP program: {}", counts(&interface.verdicts));
+    }
+    for queue in &interface.queues {
+        if let Some(error) = queue.transmit_error {
+            let _ = writeln!(
+                text,
+                "  queue {}: replies left {:.1} us after their transmit timestamp on average, {:.1} us at most \
+                 ({} stamped)",
+                queue.queue,
+                error.mean_nanoseconds as f64 / 1e3,
+                error.max_nanoseconds as f64 / 1e3,
+                grouped(error.samples)
+            );
+        }
+    }
+    text
+}
+
+fn queue_table(queues: &[QueueReport]) -> String {
+    let mut rows = vec![heading(&[
+        "queue", "worker", "mode", "received", "sent", "ring full", "fill empty", "no buffer", "tx full", "frames", "memory",
+    ])];
+    for queue in queues {
+        let ours = |name: &str| grouped(queue.counters.get(name).copied().unwrap_or(0));
+        let kernel = |name: &str| grouped(queue.kernel.get(name).copied().unwrap_or(0));
+        rows.push(vec![
+            queue.queue.to_string(),
+            queue.worker.to_string(),
+            if queue.zero_copy { "zero-copy" } else { "copy" }.to_owned(),
+            ours("rx_packets"),
+            ours("tx_packets"),
+            kernel("rx_ring_full"),
+            kernel("fill_ring_empty"),
+            kernel("rx_dropped"),
+            ours("tx_full"),
+            if queue.frames_balanced { "all there" } else { "ASTRAY" }.to_owned(),
+            bytes(queue.memory_bytes),
+        ]);
+    }
+    columns(&rows)
+}
+
+fn clients_text(report: &ClientsReport) -> String {
+    let mut text = format!("about {} clients\n", grouped(report.distinct_estimate));
+    let _ = writeln!(text, "requests by version: {}", counts(&report.by_version));
+    let _ = writeln!(text, "requests by length:  {}\n", counts(&report.by_length));
+    let mut rows = vec![heading(&["client", "requests", "may be too high by", "refused", "last seen"])];
+    for client in &report.heaviest {
+        rows.push(vec![
+            client.client.clone(),
+            grouped(client.requests),
+            grouped(client.error),
+            grouped(client.refused),
+            format!("{} ago", duration(client.idle_seconds)),
+        ]);
+    }
+    text.push_str(&columns(&rows));
+    text
+}
+
+fn heading(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn counts(map: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<String> = map.iter().map(|(name, count)| format!("{name} {}", grouped(*count))).collect();
+    if parts.is_empty() { "none yet".to_owned() } else { parts.join(", ") }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().fold(String::new(), |all, line| all + "  " + line + "\n")
+}
+
+fn bytes(count: usize) -> String {
+    match count {
+        0..1024 => format!("{count} B"),
+        1024..1_048_576 => format!("{:.0} KiB", count as f64 / 1024.0),
+        _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
