@@ -2,6 +2,8 @@
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 script=$(basename "$0")
+# ip, tc and ethtool live where not every root shell looks.
+PATH=$PATH:/usr/sbin:/sbin
 
 fail() {
     echo "$script: $*" >&2

@@ -392,6 +392,8 @@ def main():
             faults.append("answered twice")
         result["reply"], result["tags"] = payload.hex(), tags
         result["faults"] += faults + faults_of(bytes.fromhex(result["request"]), payload)
+        if all(result["reply"] for result in results.values()):
+            break
     for result in results.values():
         answered = REPLY if result["reply"] is not None else SILENCE
         result["ok"] = not result["faults"] and result["expect"] in (EITHER, answered)
