@@ -22,6 +22,7 @@ fn every_case_is_handled(carrier: Carrier) {
         assert_eq!(replies.af_xdp, 0, "no AF_XDP was asked for");
     } else {
         assert!(replies.af_xdp > replies.socket, "most replies leave through AF_XDP: {replies:?}");
+        assert_eq!(daemon.queues_in_balance(), 1);
         assert!(replies.socket > 0, "options and fragments are the kernel's to parse: {replies:?}");
     }
 }
@@ -111,6 +112,7 @@ fn every_queue_is_served() {
     // The probe's cases come from as many ports, so the kernel's hash spreads them over the queues.
     all_ok(&lab.probe(&["--interface", "tb0", "--server", SERVER[0]]));
     assert!(daemon.replies().af_xdp > 10);
+    assert_eq!(daemon.queues_in_balance(), 2);
 }
 
 #[test]

@@ -87,7 +87,7 @@ const WRONG: [(&str, &[&str]); 7] = [
     ("[[interface]]\nname = \"tb0\"\nxdp-mode = \"fast\"\n", &["xdp-mode", "fast", "driver"]),
     ("[[interface]]\nname = \"tb0\"\nvlans = [\"5000\"]\n", &["vlans", "5000"]),
     ("[[interface]]\nname = \"an-interface-name-that-is-too-long\"\n", &["name", "too-long"]),
-    ("local-stratum = 16\n", &["local-stratum", "16", "15"]),
+    ("[reference]\nsource = \"local\"\nstratum = 16\n", &["reference.stratum", "16", "15"]),
     ("datapath = \n", &["1"]), // no TOML: the line is named
 ];
 
@@ -115,7 +115,7 @@ fn a_missing_configuration_is_the_users_error() {
 
 #[test]
 fn a_right_configuration_is_checked_without_an_interface() {
-    let files = Files::with("datapath = \"socket\"\nlocal-stratum = 3\n");
+    let files = Files::with("datapath = \"socket\"\n\n[reference]\nsource = \"local\"\nstratum = 3\n");
     let path = files.path("timeball.toml");
     let output = run(Command::new(env!("CARGO_BIN_EXE_timeball")).args(["check", "--config", &path]));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));

@@ -127,4 +127,5 @@ for _ in range(50000):
     common::run_well(lab.on_client("python3").args(["-c", flood, SERVER[0]]));
     assert!(started.elapsed() < PATIENCE);
     assert_answers_over_af_xdp(&lab, &daemon);
+    assert_eq!(daemon.queues_in_balance(), 1);
 }

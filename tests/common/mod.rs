@@ -308,6 +308,19 @@ impl Daemon {
         Replies::of_status(&self.status())
     }
 
+    /// Fails unless every frame of every queue is accounted for; returns how many queues there are.
+    #[track_caller]
+    pub fn queues_in_balance(&self) -> usize {
+        let status = self.status();
+        let interfaces = status["interfaces"].as_array().expect("status has interfaces");
+        let queues: Vec<_> =
+            interfaces.iter().flat_map(|one| one["queues"].as_array().expect("queues")).collect();
+        for queue in &queues {
+            assert_eq!(queue["frames_balanced"], true, "frames were lost: {queue}");
+        }
+        queues.len()
+    }
+
     /// What the daemon wrote so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
