@@ -326,8 +326,11 @@ class UdpSockets:
 
     def send(self, case, payload, port):
         sock = socket.socket(self.family, socket.SOCK_DGRAM)
-        sock.connect(self.server)
-        sock.send(payload)
+        try:
+            sock.connect(self.server)
+            sock.send(payload)
+        except OSError as error:
+            print(f"packet-probe: {case.name}: {error}", file=sys.stderr)
         self.sockets[sock] = port
 
     def replies(self, deadline):
@@ -335,8 +338,8 @@ class UdpSockets:
             for sock in select.select(list(self.sockets), [], [], left)[0]:
                 try:
                     yield self.sockets[sock], sock.recv(65536), [], []
-                except ConnectionRefusedError:
-                    pass
+                except OSError as error:  # what an ICMP message told the kernel
+                    print(f"packet-probe: {error}", file=sys.stderr)
 
 
 def main():

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Carrier, Daemon, Lab, SERVER, eventually, have_root, run, run_well, text};
+use common::{Carrier, Daemon, Lab, SERVER, can_have_labs, eventually, run, run_well, text};
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -65,7 +65,7 @@ fn attempt_to_serve(lab: &Lab, wrapper: &[&str], configuration: &str) -> (Output
 
 #[test]
 fn an_unknown_interface_is_the_users_error() {
-    if !have_root() {
+    if !can_have_labs() {
         return;
     }
     let lab = Lab::new(&[]);
@@ -124,7 +124,7 @@ fn a_right_configuration_is_checked_without_an_interface() {
 
 #[test]
 fn without_privilege_it_says_so() {
-    if !have_root() {
+    if !can_have_labs() {
         return;
     }
     let lab = Lab::new(&[]);
@@ -164,7 +164,7 @@ fn port_is_bound(lab: &Lab) -> bool {
 
 #[test]
 fn a_port_in_use_is_named() {
-    if !have_root() {
+    if !can_have_labs() {
         return;
     }
     let lab = Lab::new(&[]);
@@ -176,7 +176,7 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn a_second_daemon_on_the_interface_is_refused_and_the_first_goes_on() {
-    if !have_root() {
+    if !can_have_labs() {
         return;
     }
     let lab = Lab::new(&[]);
@@ -190,7 +190,7 @@ fn a_second_daemon_on_the_interface_is_refused_and_the_first_goes_on() {
 
 #[test]
 fn too_little_memory_to_lock_means_sockets_and_is_said() {
-    if !have_root() {
+    if !can_have_labs() {
         return;
     }
     let lab = Lab::new(&[]);

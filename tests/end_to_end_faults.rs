@@ -4,12 +4,12 @@
 
 mod common;
 
-use common::{Carrier, Daemon, Lab, PATIENCE, SERVER, eventually, have_root};
-use std::time::Instant;
+use common::{Carrier, Daemon, Lab, SERVER, can_have_labs, eventually, run_well};
+use std::time::{Duration, Instant};
 
 /// A lab with a daemon that has answered through AF_XDP in driver mode; None without root.
 fn serving_lab() -> Option<(Lab, Daemon)> {
-    if !have_root() {
+    if !can_have_labs() {
         return None;
     }
     let lab = Lab::new(&[]);
@@ -44,11 +44,11 @@ fn kill_9_leaves_no_program_and_the_next_start_works_at_once() {
 
 #[test]
 fn sigterm_ends_well_and_leaves_the_interface_as_it_was() {
-    if !have_root() {
+    if !can_have_labs() {
         return;
     }
     let lab = Lab::new(&[]);
-    let features = || common::run_well(lab.on_server("ethtool").args(["-k", "tb0"]));
+    let features = || run_well(lab.on_server("ethtool").args(["-k", "tb0"]));
     let before = features();
     let daemon = Daemon::start(&lab, &Carrier::Driver.configuration("100"));
     assert!(lab.answers(SERVER[0]));
@@ -58,20 +58,36 @@ fn sigterm_ends_well_and_leaves_the_interface_as_it_was() {
     assert_eq!(features(), before, "offloads are as they were");
 }
 
+/// Python that sends requests to argv[1] as fast as it can for argv[2] seconds and prints how many replies it saw.
+const FLOOD: &str = "\
+import socket, sys, time
+flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+flood.connect((sys.argv[1], 123))
+flood.setblocking(False)
+replies = 0
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    try:
+        flood.send(b'\\x23' + bytes(47))
+        while flood.recv(64):
+            replies += 1
+    except OSError:
+        pass
+print(replies)";
+
 #[test]
-fn sigterm_while_requests_come_in_ends_well() {
+fn sigterm_under_load_ends_well() {
     let Some((lab, daemon)) = serving_lab() else { return };
-    let probing = std::thread::scope(|scope| {
-        let client = scope.spawn(|| lab.probe(&["--interface", "tb0", "--server", SERVER[0]]));
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| run_well(lab.on_client("python3").args(["-c", FLOOD, SERVER[0], "1.5"])));
+        std::thread::sleep(Duration::from_millis(700));
         let (status, log) = daemon.terminate();
         assert_eq!(status.code(), Some(0), "{log}");
         assert!(!log.contains("panicked"), "{log}");
-        client.join().unwrap()
+        let replies: u64 = flood.join().unwrap().trim().parse().unwrap();
+        assert!(replies > 100, "there was a load: {replies} replies");
     });
-    // Requests that were answered before the end were answered rightly.
-    for case in probing.iter().filter(|case| case.reply.is_some()) {
-        assert_eq!(case.report["faults"].as_array().unwrap().len(), 0, "{}", case.report);
-    }
+    assert!(!lab.has_xdp_program());
 }
 
 #[test]
@@ -90,7 +106,7 @@ fn serves_again_after_the_interface_was_removed_and_came_back() {
     let Some((lab, daemon)) = serving_lab() else { return };
     lab.manage("unplug", &[]);
     // Long enough for a daemon that cannot bear it to fall over.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     assert!(daemon.status().is_object(), "still there without its interface");
     lab.manage("plug", &[]);
     assert_answers_over_af_xdp(&lab, &daemon);
@@ -115,17 +131,9 @@ fn follows_addresses_that_come_and_go() {
 }
 
 #[test]
-fn a_burst_larger_than_the_rings_loses_no_later_request() {
+fn a_flood_loses_no_frame_and_no_later_request() {
     let Some((lab, daemon)) = serving_lab() else { return };
-    let flood = "\
-import socket, sys
-flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-flood.connect((sys.argv[1], 123))
-for _ in range(50000):
-    flood.send(b'\\x23' + bytes(47))";
-    let started = Instant::now();
-    common::run_well(lab.on_client("python3").args(["-c", flood, SERVER[0]]));
-    assert!(started.elapsed() < PATIENCE);
+    run_well(lab.on_client("python3").args(["-c", FLOOD, SERVER[0], "2"]));
     assert_answers_over_af_xdp(&lab, &daemon);
     assert_eq!(daemon.queues_in_balance(), 1);
 }

@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Carrier, Daemon, Lab, SERVER, have_root, peer, run, run_well, text};
+use common::{Carrier, Daemon, Lab, SERVER, can_have_labs, peer, run, run_well, text};
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
@@ -77,7 +77,7 @@ for version in 1, 2, 3, 4:
 /// `vlan` is empty, or `100`, or `200.30` for two tags.
 #[track_caller]
 fn is_answered(name: &str, client: Client, carrier: Carrier, vlan: &str) {
-    if !have_root() {
+    if !can_have_labs() {
         return;
     }
     let Some(program) = peer(name) else { return };
