@@ -88,7 +88,7 @@ const WRONG: [(&str, &[&str]); 7] = [
     ("[[interface]]\nname = \"tb0\"\nvlans = [\"5000\"]\n", &["vlans", "5000"]),
     ("[[interface]]\nname = \"an-interface-name-that-is-too-long\"\n", &["name", "too-long"]),
     ("[reference]\nsource = \"local\"\nstratum = 16\n", &["reference.stratum", "16", "15"]),
-    ("datapath = \n", &["1"]), // no TOML: the line is named
+    ("datapath = \n", &[":1"]), // no TOML: the line is named
 ];
 
 #[test]
