@@ -36,7 +36,7 @@ find_cargo() {
         PATH=$home/.cargo/bin:$PATH
     fi
     command -v cargo >/dev/null ||
-        fail "cargo is missing: install Rust (https://rustup.rs) as $invoking_user, then run this again"
+        fail "cargo is missing: install Rust (rustup) as $invoking_user, then run this again"
     # Under sudo, root's HOME has no toolchain for rustup's cargo to choose.
     if [ "$invoking_user" != root ]; then
         [ ! -d "$home/.rustup" ] || export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"

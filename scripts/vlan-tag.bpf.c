@@ -40,4 +40,4 @@ int pop_tag(struct __sk_buff *skb)
     return skb->vlan_present ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
-char LICENSE[] SEC("license") = "GPL";
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
