@@ -3,8 +3,8 @@
 //!
 //! Needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW (`live` also CAP_SYS_ADMIN); says SKIP and why without them.
 //!
-//! Not reachable here: a frame shorter than an Ethernet header (the kernel refuses to test-run it), and a frame of up to
-//! 1522 bytes in several buffers (test-run only splits longer ones, which are refused for their length already).
+//! Not reachable here: a frame shorter than an Ethernet header (the kernel refuses to test-run it), and a request in several
+//! buffers (test-run splits only frames that are too long for us anyway).
 
 // clippy spares #[test] functions only, not their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]

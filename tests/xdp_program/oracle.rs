@@ -26,7 +26,6 @@ impl World {
         let longest = self.denied.iter().filter(|(prefix, _)| prefix.contains(&source));
         match longest.max_by_key(|(prefix, _)| prefix.prefix_len()) {
             Some((_, true)) => Expectation::Drop,
-            _ if frame.len() > 14 + 8 + 1500 => Expectation::Pass,
             _ => Expectation::Redirect,
         }
     }
@@ -38,7 +37,7 @@ fn number(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// Tags, source and destination of a frame that is a well-formed request, to whomever.
 fn request(frame: &[u8]) -> Option<([u16; 2], IpAddr, IpAddr)> {
-    if frame.len() < 14 || frame[0] % 2 == 1 {
+    if frame.len() < 14 || frame.len() > 14 + 8 + 1500 || frame[0] % 2 == 1 {
         return None;
     }
     let mut vlans = Vec::new();

@@ -123,15 +123,23 @@ impl SteeringError {
                 _ => "",
             }
         };
-        let last: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        let verifier = if last.is_empty() {
-            String::new()
-        } else {
-            format!("; the verifier said: {}", last.join(" | "))
+        let verifier = match verifier_complaint(log) {
+            complaint if complaint.is_empty() => complaint,
+            complaint => format!("; the verifier said: {complaint}"),
         };
         Self::Load { variant, error, cause, verifier }
     }
+}
+
+/// The end of the verifier's log, where its complaint is, on one line.
+fn verifier_complaint(log: &str) -> String {
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+    const LINES: usize = 3;
+    let says_something =
+        |line: &&str| !line.trim().is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word));
+    let mut last: Vec<&str> = log.lines().rev().filter(says_something).take(LINES).collect();
+    last.reverse();
+    last.join(" | ")
 }
 
 pub(super) fn attach_cause(error: &io::Error, mode: AttachMode, variant: Variant) -> &'static str {
