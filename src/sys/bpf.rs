@@ -180,6 +180,19 @@ pub struct ReceiveQueue {
     pub queue: u32,
 }
 
+/// What a test run works on.
+#[derive(Clone, Copy, Debug)]
+pub struct TestRunInput<'a> {
+    /// Metadata that is there already, in the bytes right before the frame; usually empty. A multiple of 4 bytes, up to 252.
+    pub metadata: &'a [u8],
+    /// The frame, at least an Ethernet header.
+    pub frame: &'a [u8],
+    /// Where it came from; `None` is queue 0 of the loopback interface.
+    pub queue: Option<ReceiveQueue>,
+    /// How often to run, at least 1. The runs follow each other on the same buffer, so metadata grows from run to run.
+    pub repeat: u32,
+}
+
 /// What a test run did.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TestRunOutcome {
@@ -193,42 +206,38 @@ pub struct TestRunOutcome {
     pub duration: Duration,
 }
 
-/// Runs an XDP program `repeat` times on `frame` without a network, as the kernel's `BPF_PROG_TEST_RUN` does.
+/// Runs an XDP program without a network, as the kernel's `BPF_PROG_TEST_RUN` does.
 ///
-/// `queue` = `None` is queue 0 of the loopback interface. Maps are the program's own: counters count, redirects look
-/// their socket up (nothing is sent to it). With `repeat` above 1 the metadata grows from run to run.
+/// Maps are the program's own: counters count, redirects look their socket up (nothing is sent to it).
 ///
 /// # Errors
 /// EINVAL for a frame shorter than an Ethernet header, and for a device-bound program.
-pub fn test_run_xdp(
-    program: impl AsFd,
-    frame: &[u8],
-    queue: Option<ReceiveQueue>,
-    repeat: u32,
-) -> io::Result<TestRunOutcome> {
+pub fn test_run_xdp(program: impl AsFd, input: &TestRunInput<'_>) -> io::Result<TestRunOutcome> {
+    let data_in = [input.metadata, input.frame].concat();
     let context_in = XdpContext {
-        data_end: length(frame),
-        ingress_interface: queue.map_or(0, |queue| queue.interface_index),
-        receive_queue: queue.map_or(0, |queue| queue.queue),
+        data: length(input.metadata),
+        data_end: length(&data_in),
+        ingress_interface: input.queue.map_or(0, |queue| queue.interface_index),
+        receive_queue: input.queue.map_or(0, |queue| queue.queue),
         ..XdpContext::default()
     };
     let mut context_out = XdpContext::default();
     // What programs may add: up to 255 bytes of metadata before the frame; ours adds nothing behind it.
-    let mut data_out = vec![0u8; frame.len() + 256];
+    let mut data_out = vec![0u8; data_in.len() + 256];
     let mut run = TestRun {
         program: raw(&program),
-        data_in_length: length(frame),
+        data_in_length: length(&data_in),
         data_out_length: length(&data_out),
-        data_in: frame.as_ptr() as u64,
+        data_in: data_in.as_ptr() as u64,
         data_out: data_out.as_mut_ptr() as u64,
-        repeat,
+        repeat: input.repeat,
         context_in_length: size_of::<XdpContext>() as u32,
         context_out_length: size_of::<XdpContext>() as u32,
         context_in: (&raw const context_in) as u64,
         context_out: (&raw mut context_out) as u64,
         ..TestRun::default()
     };
-    // SAFETY: `run` points at `frame`, `data_out` and the two contexts with their true lengths; all outlive the call, and
+    // SAFETY: `run` points at `data_in`, `data_out` and the two contexts with their true lengths; all outlive the call, and
     // only `data_out` and `context_out`, borrowed mutably above, are written to.
     unsafe { bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut run) }?;
     data_out.truncate(run.data_out_length as usize);

@@ -113,9 +113,10 @@ pub(super) const fn from_timespec<S: Scale>(seconds: i64, nanoseconds: i64) -> T
 }
 
 /// What the kernel has been told about the leap second at the end of this UTC day.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum KernelLeap {
     /// None is due (`TIME_OK`, or `TIME_WAIT`: one has just happened).
+    #[default]
     None,
     /// The day's last minute will have 61 seconds (`TIME_INS`).
     Insert,
@@ -125,8 +126,8 @@ pub enum KernelLeap {
     InProgress,
 }
 
-/// What the kernel knows about its own clock, from `adjtimex` (see adjtimex(2)).
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// What the kernel knows about its own clock, from `adjtimex` (see adjtimex(2)). By default: not synchronised.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub struct KernelClockState {
     /// Does somebody keep the clock? False with `STA_UNSYNC` set or state `TIME_ERROR`.
     pub synchronised: bool,

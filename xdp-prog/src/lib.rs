@@ -149,9 +149,9 @@ pub enum Verdict {
     PassedOtherPort,
     /// Less than an NTP header.
     PassedTooShort,
-    /// Longer than [`FRAME_LENGTH_MAX`], or in several buffers.
+    /// A frame longer than [`FRAME_LENGTH_MAX`].
     PassedTooLong,
-    /// Lengths that contradict each other or the frame, or an IP version that contradicts the Ethernet type.
+    /// Headers cut off, lengths that contradict each other or the frame, or an IP version that contradicts the Ethernet type.
     PassedInconsistent,
     /// An NTP mode other than 3.
     PassedOtherMode,

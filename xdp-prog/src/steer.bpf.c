@@ -88,20 +88,27 @@ struct vlan_header {
 	__be16 protocol;
 };
 
-/* The linear part of the frame, consumed from the front. */
+/* The first buffer of the frame, consumed from the front. All headers are in it, or the frame is not for us. */
 struct cursor {
 	void *position;
 	void *end;
+	__u32 consumed; /* bytes of the frame before `position` */
 };
 
-/* The next `length` bytes (a constant, for the verifier), or NULL if the frame has fewer. */
+/* Has the frame `length` more bytes? Asked before each take(), which therefore needs no null pointer for "no": the
+ * verifier lets only CAP_PERFMON compare a packet pointer with null, and the service should not need that. */
+static __always_inline int fits(struct cursor frame, __u32 length)
+{
+	return frame.position + length <= frame.end;
+}
+
+/* The next `length` bytes. */
 static __always_inline void *take(struct cursor *frame, __u32 length)
 {
 	void *start = frame->position;
 
-	if (start + length > frame->end)
-		return 0;
-	frame->position = start + length;
+	frame->position += length;
+	frame->consumed += length;
 	return start;
 }
 
@@ -117,25 +124,29 @@ static __always_inline void count(__u32 verdict)
  * Is the rest of the frame a request in one UDP datagram that fills `length` bytes of IP payload, as the IP header says?
  * VERDICT_REDIRECTED = yes, as far as this function sees.
  */
-static __always_inline enum verdict judge_datagram(struct cursor frame, __u32 length)
+static __always_inline enum verdict judge_datagram(struct xdp_md *ctx, struct cursor frame, __u32 length)
 {
+	__u64 ip_end = (__u64)frame.consumed + length, frame_end;
 	struct udphdr *udp;
-	void *datagram = frame.position;
 	__u8 *ntp;
 
-	udp = take(&frame, sizeof(*udp));
-	if (!udp)
+	if (!fits(frame, sizeof(*udp)))
 		return VERDICT_PASSED_INCONSISTENT;
+	udp = take(&frame, sizeof(*udp));
 	if (udp->dest != bpf_htons(PORT))
 		return VERDICT_PASSED_OTHER_PORT;
+	/* In numbers, all buffers counted: adding a variable to a packet pointer would need CAP_PERFMON. */
+	frame_end = bpf_xdp_get_buff_len(ctx);
 	/* Equal, not at most: what UDP leaves of the IP payload is somebody's option area (RFC 9868), not ours to judge. */
-	if (bpf_ntohs(udp->len) != length || datagram + length > frame.end)
+	if (bpf_ntohs(udp->len) != length || ip_end > frame_end)
 		return VERDICT_PASSED_INCONSISTENT;
 	if (length < sizeof(*udp) + NTP_HEADER_LENGTH)
 		return VERDICT_PASSED_TOO_SHORT;
-	ntp = take(&frame, NTP_HEADER_LENGTH);
-	if (!ntp)
+	if (frame_end > FRAME_LENGTH_MAX)
+		return VERDICT_PASSED_TOO_LONG;
+	if (!fits(frame, NTP_HEADER_LENGTH))
 		return VERDICT_PASSED_INCONSISTENT;
+	ntp = take(&frame, NTP_HEADER_LENGTH);
 
 	/* Leap indicator, version and mode in 2, 3 and 3 bits: RFC 5905 section 7.3. */
 	if ((ntp[0] & 7) != NTP_MODE_CLIENT)
@@ -146,14 +157,18 @@ static __always_inline enum verdict judge_datagram(struct cursor frame, __u32 le
 	return VERDICT_REDIRECTED;
 }
 
-static __always_inline enum verdict judge_v4(struct cursor frame, __u16 outer_vlan, __u16 inner_vlan)
+static __always_inline enum verdict judge_v4(struct xdp_md *ctx, struct cursor frame, __u16 outer_vlan,
+					     __u16 inner_vlan)
 {
-	struct iphdr *ip = take(&frame, sizeof(*ip));
+	struct iphdr *ip;
 	enum verdict verdict;
 	__u32 total_length;
 	__u32 *action;
 
-	if (!ip || ip->version != 4)
+	if (!fits(frame, sizeof(*ip)))
+		return VERDICT_PASSED_INCONSISTENT;
+	ip = take(&frame, sizeof(*ip));
+	if (ip->version != 4)
 		return VERDICT_PASSED_INCONSISTENT;
 	if (ip->protocol != IPPROTO_UDP)
 		return VERDICT_PASSED_NOT_UDP;
@@ -164,7 +179,7 @@ static __always_inline enum verdict judge_v4(struct cursor frame, __u16 outer_vl
 	total_length = bpf_ntohs(ip->tot_len);
 	if (total_length < sizeof(*ip))
 		return VERDICT_PASSED_INCONSISTENT;
-	verdict = judge_datagram(frame, total_length - sizeof(*ip));
+	verdict = judge_datagram(ctx, frame, total_length - sizeof(*ip));
 	if (verdict != VERDICT_REDIRECTED)
 		return verdict;
 
@@ -179,13 +194,17 @@ static __always_inline enum verdict judge_v4(struct cursor frame, __u16 outer_vl
 	return action && *action == ACTION_DROP ? VERDICT_DROPPED_DENIED : VERDICT_REDIRECTED;
 }
 
-static __always_inline enum verdict judge_v6(struct cursor frame, __u16 outer_vlan, __u16 inner_vlan)
+static __always_inline enum verdict judge_v6(struct xdp_md *ctx, struct cursor frame, __u16 outer_vlan,
+					     __u16 inner_vlan)
 {
-	struct ipv6hdr *ip = take(&frame, sizeof(*ip));
+	struct ipv6hdr *ip;
 	enum verdict verdict;
 	__u32 *action;
 
-	if (!ip || ip->version != 6)
+	if (!fits(frame, sizeof(*ip)))
+		return VERDICT_PASSED_INCONSISTENT;
+	ip = take(&frame, sizeof(*ip));
+	if (ip->version != 6)
 		return VERDICT_PASSED_INCONSISTENT;
 	switch (ip->nexthdr) {
 	case IPPROTO_UDP:
@@ -201,7 +220,7 @@ static __always_inline enum verdict judge_v6(struct cursor frame, __u16 outer_vl
 	default:
 		return VERDICT_PASSED_NOT_UDP;
 	}
-	verdict = judge_datagram(frame, bpf_ntohs(ip->payload_len));
+	verdict = judge_datagram(ctx, frame, bpf_ntohs(ip->payload_len));
 	if (verdict != VERDICT_REDIRECTED)
 		return verdict;
 
@@ -221,36 +240,38 @@ static __always_inline int is_vlan(__be16 protocol)
 	return protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD);
 }
 
-static __always_inline enum verdict judge_frame(struct cursor frame)
+static __always_inline enum verdict judge_frame(struct xdp_md *ctx)
 {
-	struct ethhdr *ethernet = take(&frame, sizeof(*ethernet));
+	struct cursor frame = { (void *)(long)ctx->data, (void *)(long)ctx->data_end, 0 };
+	struct ethhdr *ethernet;
 	struct vlan_header *tag;
 	__u16 outer_vlan = 0, inner_vlan = 0;
 	__be16 protocol;
 
-	if (!ethernet)
+	if (!fits(frame, sizeof(*ethernet)))
 		return VERDICT_PASSED_INCONSISTENT;
+	ethernet = take(&frame, sizeof(*ethernet));
 	if (ethernet->h_dest[0] & 1)
 		return VERDICT_PASSED_MULTICAST_MAC;
 	protocol = ethernet->h_proto;
 	if (is_vlan(protocol)) {
-		tag = take(&frame, sizeof(*tag));
-		if (!tag)
+		if (!fits(frame, sizeof(*tag)))
 			return VERDICT_PASSED_INCONSISTENT;
+		tag = take(&frame, sizeof(*tag));
 		outer_vlan = bpf_ntohs(tag->tci) & VLAN_ID_MASK;
 		protocol = tag->protocol;
 	}
 	if (is_vlan(protocol)) {
-		tag = take(&frame, sizeof(*tag));
-		if (!tag)
+		if (!fits(frame, sizeof(*tag)))
 			return VERDICT_PASSED_INCONSISTENT;
+		tag = take(&frame, sizeof(*tag));
 		inner_vlan = bpf_ntohs(tag->tci) & VLAN_ID_MASK;
 		protocol = tag->protocol;
 	}
 	if (protocol == bpf_htons(ETH_P_IP))
-		return judge_v4(frame, outer_vlan, inner_vlan);
+		return judge_v4(ctx, frame, outer_vlan, inner_vlan);
 	if (protocol == bpf_htons(ETH_P_IPV6))
-		return judge_v6(frame, outer_vlan, inner_vlan);
+		return judge_v6(ctx, frame, outer_vlan, inner_vlan);
 	return is_vlan(protocol) ? VERDICT_PASSED_TAGS_TOO_DEEP : VERDICT_PASSED_NOT_IP;
 }
 
@@ -282,14 +303,13 @@ static __always_inline int stamp(struct xdp_md *ctx)
 /*
  * "xdp.frags" and not "xdp": drivers refuse the plain kind in native mode as soon as the MTU lets a frame span buffers
  * (about 3500 bytes), and a server on a jumbo-frame network would lose its fast path for packets it does not even want.
- * We look at the first buffer only, and redirect only frames that have no other.
+ * It costs nothing: the headers must be in the first buffer, and the kernel joins up to FRAME_LENGTH_MAX bytes of several
+ * buffers in one frame of the umem.
  */
 SEC("xdp.frags")
 int steer(struct xdp_md *ctx)
 {
-	struct cursor frame = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
-	enum verdict verdict = judge_frame(frame);
-	__u64 length;
+	enum verdict verdict = judge_frame(ctx);
 	int action;
 
 	if (verdict == VERDICT_DROPPED_DENIED) {
@@ -300,12 +320,6 @@ int steer(struct xdp_md *ctx)
 		count(verdict);
 		return XDP_PASS;
 	}
-	length = bpf_xdp_get_buff_len(ctx);
-	if (length > FRAME_LENGTH_MAX || frame.position + length > frame.end) {
-		count(VERDICT_PASSED_TOO_LONG);
-		return XDP_PASS;
-	}
-
 	if (stamp(ctx))
 		verdict = VERDICT_REDIRECTED_WITHOUT_METADATA;
 	action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);

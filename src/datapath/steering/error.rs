@@ -123,30 +123,42 @@ impl SteeringError {
                 _ => "",
             }
         };
-        let last: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        let verifier = if last.is_empty() {
-            String::new()
-        } else {
-            format!("; the verifier said: {}", last.join(" | "))
+        let verifier = match verifier_complaint(log) {
+            complaint if complaint.is_empty() => complaint,
+            complaint => format!("; the verifier said: {complaint}"),
         };
         Self::Load { variant, error, cause, verifier }
     }
+}
+
+/// The end of the verifier's log, where its complaint is, on one line.
+fn verifier_complaint(log: &str) -> String {
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+    const LINES: usize = 3;
+    let says_something =
+        |line: &&str| !line.trim().is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word));
+    let mut last: Vec<&str> = log.lines().rev().filter(says_something).take(LINES).collect();
+    last.reverse();
+    last.join(" | ")
 }
 
 pub(super) fn attach_cause(error: &io::Error, mode: AttachMode, variant: Variant) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => NO_PRIVILEGE,
         Some(libc::EBUSY | libc::EEXIST) => "; the interface already has an XDP program (`ip link` shows it)",
-        Some(libc::ENODEV) => "; there is no such interface in this network namespace",
+        Some(libc::ENODEV) => "; no such interface here (interfaces belong to a network namespace)",
         Some(libc::EOPNOTSUPP) => "; the driver has no XDP in this mode",
         Some(libc::ENOSPC) => "; the driver has too few queues for XDP",
         Some(libc::EINVAL) if variant == Variant::DeviceBound && mode == AttachMode::Skb => {
             "; a device-bound program runs in driver mode only"
         }
-        Some(libc::EINVAL | libc::ERANGE) => {
-            "; the driver cannot run XDP with this MTU or with these offloads (LRO, header split), or the device-bound program is another device's"
+        Some(libc::EINVAL) if variant == Variant::DeviceBound => {
+            "; no such interface here, or it is not the one that the program was loaded for, or its driver cannot run XDP with this MTU or these offloads"
         }
+        Some(libc::EINVAL) => {
+            "; no such interface here, or its driver cannot run XDP with this MTU or these offloads (try without LRO)"
+        }
+        Some(libc::ERANGE) => "; the driver cannot run XDP with this MTU",
         _ => "",
     }
 }
