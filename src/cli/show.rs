@@ -81,8 +81,8 @@ fn status_text(report: &StatusReport) -> String {
     }
     let sockets = report.socket_addresses.join(", ");
     let _ = writeln!(text, "\nsockets  {}", if sockets.is_empty() { "none" } else { &sockets });
-    if report.unsolicited > 0 {
-        let _ = writeln!(text, "         {} packets of other modes, unasked for", grouped(report.unsolicited));
+    if !report.unsolicited.is_empty() {
+        let _ = writeln!(text, "         packets without association, by mode: {}", counts(&report.unsolicited));
     }
     text
 }

@@ -14,7 +14,7 @@ use crate::config::{Datapath, Interface as Settings, XdpMode};
 use crate::datapath::af_xdp::{BusyPoll, PortConfig, RingSizes};
 use crate::datapath::interface::{Interface, InterfaceFacts, RestoreGuard, TagStack, View, VlanPlan};
 use crate::datapath::ladder::{self, Allowed};
-use crate::datapath::steering::{LocalAddress, PrefixAction, Steering, SteeringConfig, SteeringError, Variant};
+use crate::datapath::steering::{LocalAddress, PrefixAction, Steering, SteeringConfig, Variant};
 use crate::datapath::af_xdp::CopyMode;
 use crate::sys::memory::HugepagePolicy;
 use ipnet::IpNet;

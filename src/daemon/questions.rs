@@ -3,12 +3,12 @@
 use super::report::{ClientReport, ClientsReport, ClockReport, MemoryReport, QueueReport, StatusReport};
 use super::server::Server;
 use crate::clock::ReferenceKind;
-use crate::serve::clients::{ClientStatistics, merge};
+use crate::serve::clients::{DistinctSketch, LengthClass, merge};
 use crate::snapshot::SystemSnapshot;
 use crate::sys::clock;
-use crate::wire::Leap;
+use crate::wire::{Leap, Version};
+use ipnet::IpNet;
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// Clients listed unless the question names a number.
 const TOP_DEFAULT: usize = 20;
@@ -56,7 +56,7 @@ fn status(server: &mut Server) -> StatusReport {
         interfaces: server.links.report(&queues),
         workers,
         socket_addresses: server.group.addresses().map(|local| local.address().to_string()).collect(),
-        unsolicited: server.unsolicited,
+        unsolicited: server.unsolicited.iter().map(|(mode, count)| ((*mode as u8).to_string(), *count)).collect(),
         memory: memory(server, &queues),
     }
 }
@@ -100,30 +100,34 @@ fn clients(server: &Server, top: usize) -> ClientsReport {
     let now = clock::monotonic();
     let merged = merge(server.statistics.iter().map(|own| own.snapshot_top(top)).collect());
     let heaviest = merged.into_iter().take(top).map(|record| ClientReport {
-        client: record.client.to_string(),
+        client: host_or_prefix(record.prefix),
         requests: record.requests,
-        error: record.error,
+        error: record.overcount,
         refused: record.refused,
-        idle_seconds: (now.nanoseconds_since(record.last_seen).max(0) as f64) / 1e9,
+        idle_seconds: now.nanoseconds_since(record.last_seen).max(0) as f64 / 1e9,
     });
-    ClientsReport {
-        distinct_estimate: ClientStatistics::distinct_estimate(server.statistics.iter().map(AsRef::as_ref)),
-        by_version: totals(server, ClientStatistics::by_version),
-        by_length: totals(server, ClientStatistics::by_length),
-        heaviest: heaviest.collect(),
-    }
-}
-
-/// Sums one kind of totals over all workers.
-fn totals<I>(server: &Server, of: impl Fn(&ClientStatistics) -> I) -> BTreeMap<String, u64>
-where
-    I: IntoIterator<Item = (&'static str, u64)>,
-{
-    let mut sums = BTreeMap::new();
+    let mut distinct = DistinctSketch::empty();
     for own in &server.statistics {
-        for (name, count) in of(own) {
-            *sums.entry(name.to_owned()).or_default() += count;
+        distinct.merge(&own.distinct());
+    }
+    let mut report = ClientsReport {
+        distinct_estimate: distinct.estimate(),
+        heaviest: heaviest.collect(),
+        ..ClientsReport::default()
+    };
+    for version in (1..=4).filter_map(Version::new) {
+        for class in LengthClass::ALL {
+            let count: u64 = server.statistics.iter().map(|own| own.total(version, class)).sum();
+            if count > 0 {
+                *report.by_version.entry(version.number().to_string()).or_default() += count;
+                *report.by_length.entry(class.label().to_owned()).or_default() += count;
+            }
         }
     }
-    sums
+    report
+}
+
+/// A single address without its length, which says nothing.
+fn host_or_prefix(prefix: IpNet) -> String {
+    if prefix.prefix_len() == prefix.max_prefix_len() { prefix.addr().to_string() } else { prefix.to_string() }
 }

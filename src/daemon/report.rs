@@ -24,8 +24,8 @@ pub struct StatusReport {
     pub workers: Vec<WorkerReport>,
     /// Addresses on which kernel sockets listen.
     pub socket_addresses: Vec<String>,
-    /// Packets of other modes that the sockets passed on and nobody wanted: no association asked for them.
-    pub unsolicited: u64,
+    /// Packets that no association asked for, by NTP mode.
+    pub unsolicited: BTreeMap<String, u64>,
     /// Fixed memory, in bytes.
     pub memory: MemoryReport,
 }

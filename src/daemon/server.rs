@@ -22,7 +22,7 @@ use crate::sys::clock;
 use crate::sys::process::{self, PollEntry, Signal, SignalFd};
 use crate::sys::socket::UdpOptions;
 use crate::time::{Log2Seconds, NtpDuration};
-use crate::wire::ReferenceId;
+use crate::wire::{Mode, ReferenceId};
 use crossbeam::channel::{Receiver, bounded};
 use std::collections::BTreeMap;
 use std::io;
@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// How often the clock's state is looked at and published, and what failed is tried again.
 const TICK: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ pub(super) struct Server {
     pub(super) limiters: [Option<Arc<RateLimiter>>; 2],
     control_socket: Option<ControlSocket>,
     passed: Receiver<Passed>,
-    pub(super) unsolicited: u64,
+    pub(super) unsolicited: BTreeMap<Mode, u64>,
 }
 
 impl Server {
@@ -160,7 +160,7 @@ impl Server {
         let (to_control, passed) = bounded(PASSED_MAX);
         let mut statistics = Vec::new();
         let workers_ready = ports.into_iter().enumerate().map(|(index, sockets)| {
-            let own = Arc::new(ClientStatistics::new(config.clients.entries as usize));
+            let own = Arc::new(ClientStatistics::new(config.clients.entries as usize, prefix_lengths(config)));
             statistics.push(Arc::clone(&own));
             let seed = process::random_words().map_err(system("random seed"))?;
             let answering = Answering {
@@ -203,7 +203,7 @@ impl Server {
             limiters,
             control_socket,
             passed,
-            unsolicited: 0,
+            unsolicited: BTreeMap::new(),
         };
         server.begin().inspect_err(|_| server.stop())?;
         Ok(server)
@@ -354,7 +354,10 @@ impl Server {
     /// What other modes sent. There are no associations yet, so nobody waits for any of it (RFC 5905 figure 20:
     /// without association, modes 2, 4 and 5 are discarded; 1 is, as long as no passive association is allowed).
     pub(super) fn count_passed(&mut self) {
-        self.unsolicited += self.passed.try_iter().count() as u64;
+        for Passed { source, destination, mode } in self.passed.try_iter() {
+            debug!(%source, %destination, ?mode, "packet without association");
+            *self.unsolicited.entry(mode).or_default() += 1;
+        }
     }
 
     fn answer_questions(&mut self) {
@@ -446,7 +449,7 @@ fn access_list(config: &Config) -> Result<AccessList, AccessError> {
         (&access.drop, Action::Drop),
     ];
     let rules = lists.into_iter().flat_map(|(prefixes, action)| prefixes.iter().map(move |prefix| (*prefix, action)));
-    AccessList::new(rules, action(access.default))
+    AccessList::new(action(access.default), rules)
 }
 
 fn dropped_prefixes(access: &AccessList, kod: bool) -> Vec<(ipnet::IpNet, PrefixAction)> {
@@ -456,6 +459,11 @@ fn dropped_prefixes(access: &AccessList, kod: bool) -> Vec<(ipnet::IpNet, Prefix
         .collect()
 }
 
+/// What counts as one client.
+const fn prefix_lengths(config: &Config) -> PrefixLengths {
+    PrefixLengths { ipv4: config.rate_limit.ipv4_prefix, ipv6: config.rate_limit.ipv6_prefix }
+}
+
 /// What the workers judge by, with fresh random keys.
 fn policy(config: &Config, access: Arc<AccessList>) -> Result<Policy, ServeError> {
     let limit = &config.rate_limit;
@@ -463,12 +471,11 @@ fn policy(config: &Config, access: Arc<AccessList>) -> Result<Policy, ServeError
         let clients = limit.slots() as usize;
         Arc::new(RateLimiter::new(RateParameters { interval, burst, leak, clients }))
     };
-    let lengths = PrefixLengths { ipv4: limit.ipv4_prefix, ipv6: limit.ipv6_prefix };
     let keys = process::random_words().map_err(system("random keys"))?;
     Ok(Policy {
         access,
         limiter: limit.enabled.then(|| limiter(limit.interval, limit.burst, limit.leak)),
         kiss_limiter: config.kod.then(|| limiter(KISS_INTERVAL, KISS_BURST, 0)),
-        keying: ClientKeying::new(lengths, keys),
+        keying: ClientKeying::new(prefix_lengths(config), keys),
     })
 }

@@ -158,11 +158,11 @@ impl Queue {
             ]),
             kernel: named(&[
                 ("rx_dropped", kernel.rx_dropped),
-                ("rx_invalid_descriptors", kernel.rx_invalid_descs),
+                ("rx_invalid_descriptors", kernel.rx_invalid_descriptors),
                 ("rx_ring_full", kernel.rx_ring_full),
-                ("fill_ring_empty", kernel.rx_fill_ring_empty_descs),
-                ("tx_invalid_descriptors", kernel.tx_invalid_descs),
-                ("tx_ring_empty", kernel.tx_ring_empty_descs),
+                ("fill_ring_empty", kernel.fill_ring_empty),
+                ("tx_invalid_descriptors", kernel.tx_invalid_descriptors),
+                ("tx_ring_empty", kernel.tx_ring_empty),
             ]),
             frames: named(&[
                 ("total", balance.total.into()),

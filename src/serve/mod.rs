@@ -9,10 +9,14 @@
 
 pub mod access;
 pub mod clients;
+mod distinct;
 mod frame;
+mod identity;
 pub mod limit;
 mod refusal;
 mod respond;
+#[doc(hidden)]
+pub mod testing;
 
 pub use frame::PreparedFrame;
 pub use refusal::Refusal;

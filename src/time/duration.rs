@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::{Add, Mul, Neg, Sub};
 
 const NANOSECONDS_PER_SECOND: i128 = 1_000_000_000;
+/// 2^32 / 10^6.
+const PER_PPM: f64 = 4_294_967_296.0 / 1e6;
 
 /// A signed difference of two points in time: a count of 2^-32 s, range about +-68 years, resolution 233 ps.
 ///
@@ -167,13 +169,13 @@ impl Ppm {
     /// From parts per million, rounded to the nearest 2^-32.
     #[must_use]
     pub fn from_ppm(ppm: f64) -> Self {
-        Self((ppm * 4294.967_296).round() as i64)
+        Self((ppm * PER_PPM).round() as i64)
     }
 
     /// In parts per million.
     #[must_use]
     pub fn ppm(self) -> f64 {
-        self.0 as f64 / 4294.967_296
+        self.0 as f64 / PER_PPM
     }
 
     /// From a count of 2^-32.

@@ -12,15 +12,15 @@ pub trait Scale: Copy + fmt::Debug {
 }
 
 /// UTC as the kernel keeps it: `CLOCK_REALTIME`, nanoseconds since 1970-01-01, repeats at a leap second.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Realtime {}
 
 /// `CLOCK_TAI`: UTC plus the kernel's TAI offset, which is 0 until somebody sets it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Tai {}
 
 /// `CLOCK_MONOTONIC`: nanoseconds since boot, never stepped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Monotonic {}
 
 impl Scale for Realtime {
