@@ -13,7 +13,7 @@ mod report;
 mod view;
 mod vlan;
 
-pub use facts::{DeviceFacts, InterfaceError, InterfaceFacts, VlanChild};
+pub use facts::{DeviceFacts, InterfaceError, InterfaceFacts, StampFacts, VlanChild};
 pub use report::{InterfaceReport, Likely, Step, ladder_forecast};
 pub use view::{Address, Changes, Event, Interface, LocalAddress, Rename, SteeringAddress, View, VlanLink};
 pub use vlan::{RestoreGuard, VlanError, VlanPlan};

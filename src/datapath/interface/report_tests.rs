@@ -1,6 +1,5 @@
 use super::*;
-use crate::datapath::interface::facts::StampFacts;
-use crate::datapath::interface::{DeviceFacts, Interface, VlanChild};
+use crate::datapath::interface::{DeviceFacts, Interface, StampFacts, VlanChild};
 use crate::sys::ethtool::{Channels, Driver, Feature};
 
 fn words(text: &str) -> Vec<String> {
