@@ -13,13 +13,12 @@ mod report;
 mod view;
 mod vlan;
 
-pub use facts::{DeviceFacts, InterfaceError, InterfaceFacts, VlanChild};
+pub use facts::{DeviceFacts, InterfaceError, InterfaceFacts, StampFacts, VlanChild};
 pub use report::{InterfaceReport, Likely, Step, ladder_forecast};
 pub use view::{Address, Changes, Event, Interface, LocalAddress, Rename, SteeringAddress, View, VlanLink};
 pub use vlan::{RestoreGuard, VlanError, VlanPlan};
 
 use crate::sys::netlink::{self, DATAGRAM_MAX, NetlinkSocket, Received};
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -27,8 +26,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// count alike.
 pub type TagStack = [u16; 2];
 
-/// Dumps begun before giving up. Each takes about a millisecond; a dump is wasted when something is removed meanwhile.
-const DUMP_ATTEMPTS: u32 = 32;
+/// Dumps begun before going back to the caller. Each takes about a millisecond, and is wasted when something is removed
+/// meanwhile; while 500 addresses go one after the other, all are.
+const DUMP_ATTEMPTS: u32 = 4;
 /// Datagrams read by one [`InterfaceWatch::update`]; the next call goes on.
 const DATAGRAMS_PER_UPDATE: u32 = 4096;
 
@@ -46,7 +46,7 @@ enum Source {
     Once(io::Error),
 }
 
-/// The netlink side: a socket and whether what it told us has a hole.
+/// The netlink side: a socket and whether what it told us has a hole. While it has, something is waiting to be read.
 #[derive(Debug)]
 struct Listener {
     socket: NetlinkSocket,
@@ -93,11 +93,11 @@ impl InterfaceWatch {
     }
 
     /// Takes in what has happened since the last call, without waiting for more. Messages that the kernel had to drop
-    /// lead to a new dump (about a millisecond).
+    /// lead to a new dump (about a millisecond). When that comes out with holes because too much is going on, nothing
+    /// changes yet, and the descriptor stays readable for another try.
     ///
     /// # Errors
-    /// The socket failed, or a new dump did. The view is then the old one, and the next call dumps again: call
-    /// within a second or so, readable or not.
+    /// The socket failed. The view is the old one.
     pub fn update(&mut self) -> io::Result<Changes> {
         let Source::Netlink(listener) = &mut self.source else {
             return Ok(Changes::default());
@@ -111,6 +111,9 @@ impl InterfaceWatch {
         let resynchronised = listener.lost;
         if resynchronised {
             next = listener.read_everything()?;
+            if listener.lost {
+                return Ok(Changes::default());
+            }
             next.continue_from(&self.view);
         }
         let changes = Changes { resynchronised, ..Changes::between(&self.view, &next) };
@@ -145,13 +148,15 @@ impl Listener {
         }
     }
 
-    /// A view from scratch. Leaves `lost` set unless it succeeds.
+    /// A view from scratch. If none without holes could be had, `lost` is set, and one more question to the kernel is
+    /// left unanswered, so that the descriptor stays readable.
     fn read_everything(&mut self) -> io::Result<View> {
+        let mut view = View::default();
         for _ in 0..DUMP_ATTEMPTS {
             self.lost = true;
             // What is waiting is older than the dump will be, and may lack its successor that was dropped.
             while self.socket.receive(&mut self.buffer)? != Received::Nothing {}
-            let mut view = View::default();
+            view = View::default();
             let links_whole = self.dump(decode::RTM_GETLINK, &mut view)?;
             let addresses_whole = self.dump(decode::RTM_GETADDR, &mut view)?;
             if links_whole && addresses_whole {
@@ -159,14 +164,20 @@ impl Listener {
                 return Ok(view);
             }
         }
-        Err(io::Error::new(io::ErrorKind::TimedOut, "interfaces change faster than they can be listed"))
+        self.ask(decode::RTM_GETLINK)?;
+        Ok(view)
+    }
+
+    /// Requests a dump.
+    fn ask(&mut self, kind: u16) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        self.socket.send(&decode::dump_request(kind, self.sequence))
     }
 
     /// Sends one dump request and reads to its end. False: something was lost or removed meanwhile, do it all again.
     /// (A dump runs without the kernel's big lock, so a removal can overtake the line that still lists the removed.)
     fn dump(&mut self, kind: u16, view: &mut View) -> io::Result<bool> {
-        self.sequence = self.sequence.wrapping_add(1).max(1);
-        self.socket.send(&decode::dump_request(kind, self.sequence))?;
+        self.ask(kind)?;
         let mut whole = true;
         loop {
             let length = match self.socket.receive_answer(&mut self.buffer)? {
@@ -191,27 +202,25 @@ impl Listener {
 /// What getifaddrs(3) can tell: names, indexes, flags and addresses; nothing of kinds, tags and address states.
 fn view_from_getifaddrs() -> io::Result<View> {
     let mut view = View::default();
-    let mut lines: BTreeMap<u32, String> = BTreeMap::new();
     for line in netlink::list_addresses()? {
         if line.ifindex == 0 {
             continue;
         }
-        if lines.insert(line.ifindex, line.name.clone()).is_none() {
-            let enabled = line.flags & libc::IFF_UP as u32 != 0;
-            view.apply(Event::Link(Interface {
-                ifindex: line.ifindex,
-                name: line.name,
-                enabled,
-                up: enabled && line.flags & libc::IFF_RUNNING as u32 != 0,
-                mtu: 0,
-                mac: None,
-                kind: None,
-                rx_queues: None,
-                tx_queues: None,
-                vlan: None,
-                arrival: 0,
-            }));
-        }
+        let mac = line.mac.or_else(|| view.interface(line.ifindex)?.mac);
+        let enabled = line.flags & libc::IFF_UP as u32 != 0;
+        view.apply(Event::Link(Interface {
+            ifindex: line.ifindex,
+            name: line.name,
+            enabled,
+            up: enabled && line.flags & libc::IFF_RUNNING as u32 != 0,
+            mtu: 0,
+            mac,
+            kind: None,
+            rx_queues: None,
+            tx_queues: None,
+            vlan: None,
+            arrival: 0,
+        }));
         if let Some((address, prefix_length)) = line.address {
             view.apply(Event::Address(Address {
                 ifindex: line.ifindex,
@@ -227,4 +236,21 @@ fn view_from_getifaddrs() -> io::Result<View> {
         }
     }
     Ok(view)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_netlink_the_names_and_addresses_are_still_there() {
+        let live = InterfaceWatch::open().unwrap();
+        assert!(live.limitation().is_none(), "{:?}", live.limitation());
+        let once = view_from_getifaddrs().unwrap();
+        let names = |view: &View| {
+            view.interfaces().map(|one| (one.ifindex, one.name.clone(), one.mac)).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&once), names(live.view()));
+        assert_eq!(once.local_addresses(1), live.view().local_addresses(1));
+    }
 }

@@ -129,8 +129,15 @@ impl NetlinkSocket {
     /// Also `TimedOut`.
     pub fn receive_answer(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut poll = libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd, and the count says one.
-        check(unsafe { libc::poll(&raw mut poll, 1, ANSWER_WITHIN.as_millis() as libc::c_int) })?;
+        let milliseconds = ANSWER_WITHIN.as_millis() as libc::c_int;
+        loop {
+            // SAFETY: one pollfd, and the count says one.
+            match check(unsafe { libc::poll(&raw mut poll, 1, milliseconds) }) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(_) => break,
+            }
+        }
         match self.receive(buffer)? {
             Received::Nothing => Err(io::Error::new(io::ErrorKind::TimedOut, "netlink did not answer")),
             received => Ok(received),
@@ -294,6 +301,8 @@ pub struct ListedAddress {
     pub flags: u32,
     /// An address of it and the length of its prefix; `None` on lines that tell of something else.
     pub address: Option<(IpAddr, u8)>,
+    /// Its Ethernet address, on the line that tells of it.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// Every interface and address of this network namespace, by getifaddrs(3).
@@ -324,6 +333,7 @@ pub fn list_addresses() -> io::Result<Vec<ListedAddress>> {
             ifindex,
             flags: entry.ifa_flags,
             address: address.map(|address| (address, mask_bits)),
+            mac: ethernet_address(entry.ifa_addr),
         });
     }
     // SAFETY: getifaddrs allocated it, and nothing borrowed from it is left.
@@ -348,6 +358,18 @@ fn ip_address(address: *const libc::sockaddr) -> Option<IpAddr> {
         }
         _ => None,
     }
+}
+
+/// The Ethernet address in a socket address of getifaddrs(3), if it holds one.
+fn ethernet_address(address: *const libc::sockaddr) -> Option<[u8; 6]> {
+    // SAFETY: as in `ip_address`.
+    let family = unsafe { address.as_ref() }?.sa_family;
+    if libc::c_int::from(family) != libc::AF_PACKET {
+        return None;
+    }
+    // SAFETY: the family says that a sockaddr_ll lies here.
+    let link = unsafe { address.cast::<libc::sockaddr_ll>().read_unaligned() };
+    if link.sll_halen == 6 { link.sll_addr.first_chunk().copied() } else { None }
 }
 
 #[cfg(test)]

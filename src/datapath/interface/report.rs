@@ -156,8 +156,9 @@ impl fmt::Display for InterfaceReport {
             (true, false) => "enabled, no carrier",
             (false, false) => "down",
         };
+        let mtu = if link.mtu == 0 { "unknown".into() } else { link.mtu.to_string() };
         let mut line = |what: &str, text: &str| writeln!(f, "{what:<16} {text}");
-        line("interface", &format!("{} (index {}), {state}, MTU {}", link.name, link.ifindex, link.mtu))?;
+        line("interface", &format!("{} (index {}), {state}, MTU {mtu}", link.name, link.ifindex))?;
         line(
             "driver",
             &or_reason(&facts.driver, |one| {
@@ -221,10 +222,14 @@ fn tags([outer, inner]: TagStack) -> String {
 
 fn addresses(addresses: &[Address]) -> String {
     let one = |address: &Address| {
-        let state = if address.is_usable() { "" } else { " (not usable yet)" };
+        let state = if address.is_usable() { "" } else { " (not usable)" };
         format!("{}/{}{state}", address.address, address.prefix_length)
     };
-    list(&addresses.iter().map(one).collect::<Vec<_>>())
+    if addresses.is_empty() {
+        "none".into()
+    } else {
+        addresses.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
 }
 
 fn plan(plan: &VlanPlan) -> String {

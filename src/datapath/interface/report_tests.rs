@@ -1,6 +1,5 @@
 use super::*;
-use crate::datapath::interface::facts::StampFacts;
-use crate::datapath::interface::{DeviceFacts, Interface, VlanChild};
+use crate::datapath::interface::{DeviceFacts, Interface, StampFacts, VlanChild};
 use crate::sys::ethtool::{Channels, Driver, Feature};
 
 fn words(text: &str) -> Vec<String> {
@@ -158,6 +157,7 @@ fn reads_well_and_serializes() {
     }
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["interface"]["name"], "eth0");
+    assert_eq!(json["interface"]["mac"], "02:02:02:02:02:02");
     assert_eq!(json["vlan-plan"]["plan"], "turn-off");
     assert_eq!(json["ladder"][0]["likely"], "yes");
     let unknown = InterfaceFacts { channels: Err("the driver does not say".into()), ..igc() };

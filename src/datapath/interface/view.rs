@@ -26,6 +26,7 @@ pub struct Interface {
     /// Largest IP packet in octets; 0 when unknown.
     pub mtu: u32,
     /// Its Ethernet address.
+    #[serde(serialize_with = "mac_text")]
     pub mac: Option<[u8; 6]>,
     /// What the kernel calls its kind: "veth", "vlan", ...; physical devices have none.
     pub kind: Option<String>,
@@ -38,6 +39,16 @@ pub struct Interface {
     /// How many interfaces this view had met when it met this one.
     #[serde(skip)]
     pub(super) arrival: u64,
+}
+
+/// Serializes an Ethernet address the way people write it.
+fn mac_text<S: serde::Serializer>(mac: &Option<[u8; 6]>, to: S) -> Result<S::Ok, S::Error> {
+    match mac {
+        Some([a, b, c, d, e, f]) => {
+            to.collect_str(&format_args!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+        }
+        None => to.serialize_none(),
+    }
 }
 
 /// How a VLAN interface hangs on its parent.
