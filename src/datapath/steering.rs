@@ -12,7 +12,7 @@
 mod error;
 
 use self::error::{attach_cause, os_error};
-use crate::sys::bpf::{LoadRefused, create_xdp_link, load_device_bound_xdp};
+use crate::sys::bpf::{LoadRefused, create_xdp_link, detach_xdp_link, load_device_bound_xdp};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, Xdp};
@@ -161,11 +161,16 @@ impl Steering {
 
     /// Detaches the program; the kernel has taken it off the interface when this returns. Maps and counters stay.
     pub fn detach(&mut self) {
-        self.link = None;
+        if let Some(link) = self.link.take()
+            && let Err(error) = detach_xdp_link(&link)
+        {
+            // Closing the link, which happens next, detaches too; only perhaps a moment later.
+            tracing::debug!(interface = self.config.interface_index, %error, "XDP link not detached by request");
+        }
     }
 
-    /// Redirects the requests of receive queue `queue` to an AF_XDP socket bound to that queue. The slot empties itself
-    /// when the socket is closed.
+    /// Redirects the requests of receive queue `queue` to an AF_XDP socket, which must be bound to that queue by now: the
+    /// kernel takes an unbound one too, and drops what it is sent. The slot empties itself when the socket is closed.
     ///
     /// # Errors
     /// No such queue, or not an AF_XDP socket.
@@ -252,6 +257,12 @@ impl Steering {
     #[must_use]
     pub fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
+    }
+}
+
+impl Drop for Steering {
+    fn drop(&mut self) {
+        self.detach();
     }
 }
 

@@ -1,6 +1,6 @@
 //! The `bpf(2)` commands that aya does not offer, or hides the cause of failure of.
 //!
-//! Owns: loading a device-bound program, creating the link that attaches an XDP program, and the kernel's test run.
+//! Owns: loading a device-bound program, making and breaking the link that attaches an XDP program, and the kernel's test run.
 //! Does not own: maps and the plain program (aya), nor what the error codes mean to a user (`datapath::steering`).
 //!
 //! The one idea a newcomer lacks: every command takes a prefix of the kernel's `union bpf_attr`, and the kernel reads
@@ -55,6 +55,12 @@ struct LinkCreate {
     interface_index: u32,
     attach_type: u32,
     flags: u32,
+}
+
+/// `BPF_LINK_DETACH`'s part of `union bpf_attr`.
+#[repr(C)]
+struct LinkDetach {
+    link: u32,
 }
 
 /// `BPF_PROG_TEST_RUN`'s part of `union bpf_attr`.
@@ -169,6 +175,18 @@ pub fn create_xdp_link(program: impl AsFd, interface_index: u32, mode: AttachMod
     // SAFETY: `create` holds no addresses.
     let fd = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut create) }?;
     Ok(owned(fd))
+}
+
+/// Takes the program of a link off its interface, before this returns.
+///
+/// Closing the link does the same, but only once nobody else holds it, and any child process does between fork and exec.
+///
+/// # Errors
+/// What the kernel said.
+pub fn detach_xdp_link(link: impl AsFd) -> io::Result<()> {
+    let mut detach = LinkDetach { link: raw(&link) };
+    // SAFETY: `detach` holds no addresses.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut detach) }.map(drop)
 }
 
 /// The receive queue that a test run pretends the frame came from. The interface needs XDP attached to it.

@@ -1,7 +1,7 @@
 //! The program on a veth pair: both variants, both modes, both queues, and nothing left behind.
 //!
-//! Each test makes two threads' worth of network namespaces that nobody names or mounts, so the kernel removes them, and
-//! the veth pair in them, when the threads end, however they end.
+//! Each test works in a network namespace of its own thread, which nobody names or mounts, so the kernel removes it, and
+//! the veth pair in it, when the thread ends, however it ends.
 
 use crate::frames::Frame;
 use crate::{PLAIN, XDP_PASS, XDP_REDIRECT, af_xdp_socket, count, load, say};
@@ -163,7 +163,12 @@ fn redirects_to_the_socket_of_the_queue_the_request_came_in_on() {
         steering.clear_socket(1).unwrap();
         assert_eq!([run(&steering, 0), run(&steering, 1)], [XDP_REDIRECT, XDP_PASS]);
         drop(socket);
-        assert_eq!(run(&steering, 0), XDP_PASS, "a closed socket empties its slot");
+        // A child that another test is starting may hold the socket for a moment longer.
+        let emptied = (0..500).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            run(&steering, 0) == XDP_PASS
+        });
+        assert!(emptied, "a closed socket empties its slot");
     });
 }
 

@@ -2,12 +2,12 @@
 
 use crate::frames::{ETHERNET, Frame, TPID_AD, TPID_Q};
 use crate::{
-    XDP_DROP, XDP_PASS, XDP_REDIRECT, af_xdp_socket, assert_stamped_now, counts, load_world, run,
-    run_with_metadata, say,
+    PLAIN, XDP_DROP, XDP_PASS, XDP_REDIRECT, af_xdp_socket, assert_stamped_now, count, counts, load,
+    load_world, run, run_with_metadata, say, world,
 };
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use timeball::datapath::steering::{FRAME_LENGTH_MAX, Steering, Verdict};
+use timeball::datapath::steering::{FRAME_LENGTH_MAX, LocalAddress, Steering, SteeringConfig, Verdict};
 use timeball::sys::bpf::{TestRunInput, test_run_xdp};
 
 struct Row {
@@ -106,7 +106,7 @@ fn common_rows(table: &mut Table, to_us: fn(&[(u16, u16)]) -> Frame) {
     let longest = || plain().add_to_lengths(room).resized(FRAME_LENGTH_MAX);
     table.row("longest frame", longest(), Redirected);
     table.row("one byte longer", longest().add_to_lengths(1).resized(FRAME_LENGTH_MAX + 1), PassedTooLong);
-    table.row("a short request in a frame of two buffers", plain().resized(6000), PassedTooLong);
+    table.row("a short request in a long frame of two buffers", plain().resized(6000), PassedTooLong);
 
     for version in 0..8u8 {
         let known = (1..=4).contains(&version);
@@ -133,6 +133,7 @@ fn v4_rows(table: &mut Table) {
     table.row("IPv4 header of 16 bytes", v4(&[]).with(0, &[0x44]), PassedInconsistent);
     table.row("IPv4 total length 19", v4(&[]).with(2, &[0, 19]), PassedInconsistent);
     table.row("IPv4 total length 0", v4(&[]).with(2, &[0, 0]), PassedInconsistent);
+    table.row("IPv4 total length 19, port 124", v4(&[]).with(2, &[0, 19]).add(22, 1), PassedInconsistent);
     table.row(
         "somebody else's address",
         Frame::request("10.99.0.2", "10.99.0.9", &[], 48),
@@ -214,15 +215,13 @@ fn check_row(steering: &Steering, row: &Row, what: &str) {
 
 #[test]
 fn the_port_is_the_configured_one() {
-    let config = timeball::datapath::steering::SteeringConfig { port: 4123, ..crate::PLAIN };
-    let Some(mut steering) = crate::load(&config) else { return };
-    let local = crate::world().locals[0];
-    let local = timeball::datapath::steering::LocalAddress { vlans: local.0, address: local.1 };
-    steering.replace_locals(&[local]).unwrap();
-    assert_eq!(run(&steering, &v4(&[]).bytes).verdict, XDP_PASS);
+    let Some(mut steering) = load(&SteeringConfig { port: 4123, ..PLAIN }) else { return };
+    let (vlans, address) = world().locals[0];
+    steering.replace_locals(&[LocalAddress { vlans, address }]).unwrap();
+    run(&steering, &v4(&[]).bytes);
+    assert_eq!(count(&steering, Verdict::PassedOtherPort), 1);
     run(&steering, &v4(&[]).with(22, &4123u16.to_be_bytes()).bytes);
-    assert_eq!(crate::count(&steering, Verdict::PassedOtherPort), 1);
-    assert_eq!(crate::count(&steering, Verdict::PassedNoSocket), 1);
+    assert_eq!(count(&steering, Verdict::PassedNoSocket), 1);
 }
 
 /// Information, not a test of speed: nothing here knows what else the machine does.
