@@ -30,15 +30,12 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let socket = arguments.socket.as_deref();
     let result = match &arguments.command {
-        Command::Serve(serve) => {
-            load(serve.config.as_deref(), &serve.overrides(socket)).and_then(|config| {
-                start_log(config.log);
-                daemon::serve(&config).map_err(|error| Failure::new(error.exit_code(), error))
-            })
-        }
-        Command::Check(check) => {
-            load(check.config.as_deref(), &check.overrides(socket)).and_then(|config| check::check(&config, check))
-        }
+        Command::Serve(serve) => load(serve.config.as_deref(), &serve.overrides(socket)).and_then(|config| {
+            start_log(config.log);
+            daemon::serve(&config).map_err(|error| Failure::new(error.exit_code(), error))
+        }),
+        Command::Check(check) => load(check.config.as_deref(), &check.overrides(socket))
+            .and_then(|config| check::check(&config, check)),
         Command::Query(query) => query::query(query),
         Command::Status(status) => show::status(&daemon_socket(socket), status.json),
         Command::Clients(clients) => show::clients(&daemon_socket(socket), clients.top, clients.json),

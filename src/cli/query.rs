@@ -163,8 +163,16 @@ fn show(sample: &Sample, json: bool) -> Result<(), Failure> {
     let sign = if sample.offset_seconds < 0.0 { "ahead" } else { "behind" };
     writeln!(output, "server           {} (best of {} answered)", sample.server, sample.samples)?;
     writeln!(output, "offset           {:+.9} s, this clock is {sign}", sample.offset_seconds)?;
-    writeln!(output, "delay            {:.9} s, server took {:.9} s", sample.delay_seconds, sample.turnaround_seconds)?;
-    writeln!(output, "stratum          {}, reference {}, leap {}", sample.stratum, sample.reference_id, sample.leap)?;
+    writeln!(
+        output,
+        "delay            {:.9} s, server took {:.9} s",
+        sample.delay_seconds, sample.turnaround_seconds
+    )?;
+    writeln!(
+        output,
+        "stratum          {}, reference {}, leap {}",
+        sample.stratum, sample.reference_id, sample.leap
+    )?;
     writeln!(
         output,
         "root             delay {:.6} s, dispersion {:.6} s",
@@ -172,6 +180,10 @@ fn show(sample: &Sample, json: bool) -> Result<(), Failure> {
     )?;
     let precision = Log2Seconds(sample.precision).to_duration().seconds();
     writeln!(output, "precision        2^{} s ({precision:.1e} s)", sample.precision)?;
-    writeln!(output, "clock last set   {:.1} s ago, NTP version {}", sample.reference_age_seconds, sample.version)?;
+    writeln!(
+        output,
+        "clock last set   {:.1} s ago, NTP version {}",
+        sample.reference_age_seconds, sample.version
+    )?;
     Ok(())
 }

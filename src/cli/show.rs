@@ -82,14 +82,25 @@ fn status_text(report: &StatusReport) -> String {
     let sockets = report.socket_addresses.join(", ");
     let _ = writeln!(text, "\nsockets  {}", if sockets.is_empty() { "none" } else { &sockets });
     if !report.unsolicited.is_empty() {
-        let _ = writeln!(text, "         packets without association, by mode: {}", counts(&report.unsolicited));
+        let _ =
+            writeln!(text, "         packets without association, by mode: {}", counts(&report.unsolicited));
     }
     text
 }
 
 /// One line per worker and path that was used, and the sums.
 fn replies_table(report: &StatusReport) -> String {
-    let mut rows = vec![heading(&["worker", "cpu", "path", "replies", "kisses", "refused", "unsent", "unstamped", "refusals by reason"])];
+    let mut rows = vec![heading(&[
+        "worker",
+        "cpu",
+        "path",
+        "replies",
+        "kisses",
+        "refused",
+        "unsent",
+        "unstamped",
+        "refusals by reason",
+    ])];
     let row = |worker: &str, cpu: &str, path: &str, counts: &PathReport| {
         let reasons: Vec<String> =
             counts.refusals.iter().map(|(reason, count)| format!("{reason} {}", grouped(*count))).collect();
@@ -106,7 +117,8 @@ fn replies_table(report: &StatusReport) -> String {
         ]
     };
     for worker in &report.workers {
-        let (name, cpu) = (worker.worker.to_string(), worker.core.map_or("-".to_owned(), |core| core.to_string()));
+        let (name, cpu) =
+            (worker.worker.to_string(), worker.core.map_or("-".to_owned(), |core| core.to_string()));
         rows.push(row(&name, &cpu, "AF_XDP", &worker.af_xdp));
         rows.push(row(&name, &cpu, "socket", &worker.socket));
     }
@@ -151,7 +163,17 @@ fn interface_text(interface: &InterfaceReport) -> String {
 
 fn queue_table(queues: &[QueueReport]) -> String {
     let mut rows = vec![heading(&[
-        "queue", "worker", "mode", "received", "sent", "ring full", "fill empty", "no buffer", "tx full", "frames", "memory",
+        "queue",
+        "worker",
+        "mode",
+        "received",
+        "sent",
+        "ring full",
+        "fill empty",
+        "no buffer",
+        "tx full",
+        "frames",
+        "memory",
     ])];
     for queue in queues {
         let ours = |name: &str| grouped(queue.counters.get(name).copied().unwrap_or(0));

@@ -25,8 +25,9 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
 }
 
 fn is_number(cell: &str) -> bool {
-    cell == "-" || cell.starts_with(|first: char| first.is_ascii_digit() || first == '+')
-        && cell.chars().all(|character| !character.is_alphabetic() && character != ':')
+    cell == "-"
+        || cell.starts_with(|first: char| first.is_ascii_digit() || first == '+')
+            && cell.chars().all(|character| !character.is_alphabetic() && character != ':')
 }
 
 /// A whole number with thousands set apart: `1 234 567`.
@@ -48,8 +49,8 @@ mod tests {
 
     #[test]
     fn words_go_left_and_numbers_right() {
-        let rows = [["name", "count"], ["a", "1"], ["longer", "1 234"]]
-            .map(|row| row.map(str::to_owned).to_vec());
+        let rows =
+            [["name", "count"], ["a", "1"], ["longer", "1 234"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(columns(&rows), "name    count\na           1\nlonger  1 234\n");
     }
 

@@ -170,7 +170,10 @@ pub fn ask(path: &Path, question: &str) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    fn serve_until_done(socket: &mut ControlSocket, client: std::thread::JoinHandle<io::Result<String>>) -> String {
+    fn serve_until_done(
+        socket: &mut ControlSocket,
+        client: std::thread::JoinHandle<io::Result<String>>,
+    ) -> String {
         while !client.is_finished() {
             socket.serve(|question| format!("you said {question}").into_bytes());
             std::thread::sleep(Duration::from_millis(1));

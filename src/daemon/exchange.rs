@@ -86,7 +86,8 @@ impl Exchange {
         for frame in self.frames.drain(..) {
             let arrival = arrival(port, &frame, &clock, counters).to_ntp();
             let packet = port.packet_mut(&frame);
-            let outcome = answering.responder.respond_to_frame(packet, answering.port, arrival, now, &snapshot);
+            let outcome =
+                answering.responder.respond_to_frame(packet, answering.port, arrival, now, &snapshot);
             counters.count(&outcome.as_ref().map(|reply| *reply.prepared()).map_err(|refusal| *refusal));
             match outcome {
                 Ok(reply) => self.prepared.push((frame, reply)),

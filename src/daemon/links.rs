@@ -11,11 +11,11 @@ use super::crew::Crew;
 use super::report::{AttemptReport, InterfaceReport, QueueReport};
 use super::worker::Queue;
 use crate::config::{Datapath, Interface as Settings, XdpMode};
+use crate::datapath::af_xdp::CopyMode;
 use crate::datapath::af_xdp::{BusyPoll, PortConfig, RingSizes};
 use crate::datapath::interface::{Interface, InterfaceFacts, RestoreGuard, TagStack, View, VlanPlan};
 use crate::datapath::ladder::{self, Allowed};
 use crate::datapath::steering::{LocalAddress, PrefixAction, Steering, SteeringConfig, Variant};
-use crate::datapath::af_xdp::CopyMode;
 use crate::sys::memory::HugepagePolicy;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -118,9 +118,11 @@ impl Links {
                 || self.links.iter().any(|link| link.owns(interface, view));
             if ours {
                 let addresses = view.local_addresses(interface.ifindex);
-                wanted.extend(addresses.iter().map(|local| {
-                    crate::datapath::udp::LocalAddress::new(local.address, interface.ifindex)
-                }));
+                wanted.extend(
+                    addresses.iter().map(|local| {
+                        crate::datapath::udp::LocalAddress::new(local.address, interface.ifindex)
+                    }),
+                );
             }
         }
         wanted

@@ -56,7 +56,11 @@ fn status(server: &mut Server) -> StatusReport {
         interfaces: server.links.report(&queues),
         workers,
         socket_addresses: server.group.addresses().map(|local| local.address().to_string()).collect(),
-        unsolicited: server.unsolicited.iter().map(|(mode, count)| ((*mode as u8).to_string(), *count)).collect(),
+        unsolicited: server
+            .unsolicited
+            .iter()
+            .map(|(mode, count)| ((*mode as u8).to_string(), *count))
+            .collect(),
         memory: memory(server, &queues),
     }
 }
@@ -129,5 +133,9 @@ fn clients(server: &Server, top: usize) -> ClientsReport {
 
 /// A single address without its length, which says nothing.
 fn host_or_prefix(prefix: IpNet) -> String {
-    if prefix.prefix_len() == prefix.max_prefix_len() { prefix.addr().to_string() } else { prefix.to_string() }
+    if prefix.prefix_len() == prefix.max_prefix_len() {
+        prefix.addr().to_string()
+    } else {
+        prefix.to_string()
+    }
 }

@@ -160,7 +160,8 @@ impl Server {
         let (to_control, passed) = bounded(PASSED_MAX);
         let mut statistics = Vec::new();
         let workers_ready = ports.into_iter().enumerate().map(|(index, sockets)| {
-            let own = Arc::new(ClientStatistics::new(config.clients.entries as usize, prefix_lengths(config)));
+            let own =
+                Arc::new(ClientStatistics::new(config.clients.entries as usize, prefix_lengths(config)));
             statistics.push(Arc::clone(&own));
             let seed = process::random_words().map_err(system("random seed"))?;
             let answering = Answering {
@@ -181,12 +182,8 @@ impl Server {
                 Crew::start(workers_ready, config.busy_poll).map_err(system("starting workers"))?
             }
         };
-        let common = Common {
-            datapath: config.datapath,
-            port: config.port,
-            busy_poll: config.busy_poll,
-            dropped,
-        };
+        let common =
+            Common { datapath: config.datapath, port: config.port, busy_poll: config.busy_poll, dropped };
         let mut server = Self {
             config: config.clone(),
             started: Instant::now(),
@@ -245,7 +242,8 @@ impl Server {
             }
             let crew_entries = entries.get(1..crew_end).unwrap_or_default();
             let crew_wait = self.crew.serve(crew_entries);
-            let interfaces_changed = watched.is_some() && entries.get(crew_end).is_some_and(PollEntry::is_ready);
+            let interfaces_changed =
+                watched.is_some() && entries.get(crew_end).is_some_and(PollEntry::is_ready);
             let tick = Instant::now() >= next_tick;
             if tick {
                 next_tick = Instant::now() + TICK;
@@ -407,7 +405,8 @@ fn cores(config: &Config) -> Result<Vec<usize>, ServeError> {
 /// How many workers: as configured, else one for each queue, but no more than there are CPUs for.
 fn worker_count(config: &Config, view: &View, cores: usize) -> usize {
     let queues = config.interfaces.iter().map(|settings| {
-        let there = view.interface_named(&settings.name).and_then(|interface| interface.rx_queues).unwrap_or(1);
+        let there =
+            view.interface_named(&settings.name).and_then(|interface| interface.rx_queues).unwrap_or(1);
         if settings.queues.is_empty() { there as usize } else { settings.queues.len() }
     });
     match config.workers {
@@ -448,7 +447,8 @@ fn access_list(config: &Config) -> Result<AccessList, AccessError> {
         (&access.restrict, Action::Restrict),
         (&access.drop, Action::Drop),
     ];
-    let rules = lists.into_iter().flat_map(|(prefixes, action)| prefixes.iter().map(move |prefix| (*prefix, action)));
+    let rules =
+        lists.into_iter().flat_map(|(prefixes, action)| prefixes.iter().map(move |prefix| (*prefix, action)));
     AccessList::new(action(access.default), rules)
 }
 

@@ -4,8 +4,8 @@
 //! sent, so every length is checked again; the kernel's checks that a socket would have had (martian sources)
 //! are made here.
 
-use super::respond::{Arrival, Prepared, Responder};
 use super::Refusal;
+use super::respond::{Arrival, Prepared, Responder};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpTimestamp, Timestamp};
 use crate::wire::{Frame, is_possible_source};

@@ -3,15 +3,13 @@
 //! It reads no clock. When the request came is an argument; when the reply leaves is known last, so the caller
 //! reads the clock after everything else and calls [`Prepared::seal`].
 
+use super::Refusal;
 use super::access::{AccessList, Action};
 use super::clients::{ClientKeying, ClientStatistics};
 use super::limit::{Lottery, RateLimiter, Verdict};
-use super::Refusal;
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpTimestamp, Timestamp};
-use crate::wire::{
-    HEADER_LENGTH, Header, KissCode, Leap, Mode, Packet, Version, transmit_timestamp_offset,
-};
+use crate::wire::{HEADER_LENGTH, Header, KissCode, Leap, Mode, Packet, Version, transmit_timestamp_offset};
 use std::net::IpAddr;
 use std::sync::Arc;
 use zerocopy::IntoBytes;

@@ -61,7 +61,11 @@ fn every_field_of_a_reply_is_right_in_every_version() {
         assert_eq!(reply.root_dispersion(), NtpShort::from_bits(164));
         assert_eq!(reply.reference_id, ReferenceId([10, 99, 0, 7]));
         assert_eq!(reply.reference_timestamp(), snapshot().reference_timestamp);
-        assert_eq!(reply.origin_timestamp().to_bits(), 0x1122_3344_5566_7788, "the request's transmit timestamp");
+        assert_eq!(
+            reply.origin_timestamp().to_bits(),
+            0x1122_3344_5566_7788,
+            "the request's transmit timestamp"
+        );
         assert_eq!(reply.receive_timestamp(), RECEIVED);
         assert_eq!(reply.transmit_timestamp(), left);
     }
@@ -218,7 +222,9 @@ fn rate_kiss_asks_for_a_poll_that_the_limit_bears() {
     let mut kiss = None;
     for _ in 0..40 {
         let mut payload = client_request(4, &[]);
-        if let Ok(Prepared { kiss: Some((code, refusal)), .. }) = ask(&mut responder, &mut payload, "10.99.0.2") {
+        if let Ok(Prepared { kiss: Some((code, refusal)), .. }) =
+            ask(&mut responder, &mut payload, "10.99.0.2")
+        {
             assert_eq!((code, refusal), (KissCode::Rate, Refusal::RateLimited));
             kiss = Some(header(&payload));
         }
