@@ -2,4 +2,6 @@
 
 pub mod access;
 pub mod clients;
+mod distinct;
+mod identity;
 pub mod limit;
