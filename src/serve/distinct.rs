@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn estimates_within_four_standard_errors_at_any_size() {
-        let keying = ClientKeying::new(PrefixLengths::default(), [11, 22, 33, 44]);
+        let keying = ClientKeying::new(PrefixLengths::default(), [1, 2, 3, 4]);
         let counter = DistinctCounter::new();
         assert_eq!(counter.sketch().estimate(), 0);
         let mut seen = 0_u32;
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn merged_sketches_count_common_clients_once() {
-        let keying = ClientKeying::new(PrefixLengths::default(), [11, 22, 33, 44]);
+        let keying = ClientKeying::new(PrefixLengths::default(), [1, 2, 3, 4]);
         let [left, right, all] = [const { DistinctCounter::new() }; 3];
         for address in 0..30_000_u32 {
             let hash = keying.identify(IpAddr::V4(address.into())).hash;

@@ -42,7 +42,6 @@ impl Setup {
     }
 
     /// The responder, with fixed keys and seeds.
-    #[expect(clippy::missing_panics_doc, clippy::expect_used, reason = "for tests")]
     #[must_use]
     pub fn responder(self) -> Responder {
         let limiter = |seconds, burst, leak| {

@@ -104,7 +104,9 @@ mod tests {
     }
 
     /// (extension fields, MAC length), or the error.
-    fn shape(bytes: &[u8]) -> Result<(usize, Option<usize>), Malformed> {
+    type Shape = Result<(usize, Option<usize>), Malformed>;
+
+    fn shape(bytes: &[u8]) -> Shape {
         let packet = Packet::parse(bytes)?;
         Ok((packet.extensions().count(), packet.mac.map(|mac| mac.digest.len() + 4)))
     }
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn trailer_table_of_version_4() {
-        let table: [(&str, Vec<u8>, Result<(usize, Option<usize>), Malformed>); 16] = [
+        let table: [(&str, Vec<u8>, Shape); 16] = [
             ("crypto-NAK", vec![0; 4], Ok((0, Some(4)))),
             ("128-bit digest", vec![1; 20], Ok((0, Some(20)))),
             ("160-bit digest", vec![1; 24], Ok((0, Some(24)))),
