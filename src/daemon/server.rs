@@ -12,7 +12,7 @@ use crate::clock::{Reference, ReferenceKind, Trouble};
 use crate::config::{self, Config, Policy as AccessPolicy, Workers};
 use crate::datapath::interface::{InterfaceWatch, View};
 use crate::datapath::steering::PrefixAction;
-use crate::datapath::udp::{OpenError, UdpGroup};
+use crate::datapath::udp::{LocalAddress, OpenError, UdpGroup};
 use crate::serve::access::{AccessError, AccessList, Action};
 use crate::serve::clients::{ClientKeying, ClientStatistics, PrefixLengths};
 use crate::serve::limit::{Lottery, RateLimiter, RateParameters};
@@ -209,7 +209,10 @@ impl Server {
     /// The first look at the clock and the interfaces; what fails now is fatal.
     fn begin(&mut self) -> Result<(), ServeError> {
         self.publish_clock();
-        if let Some(error) = self.sync_sockets() {
+        let failed = self.sync_sockets();
+        self.failed_sockets =
+            failed.iter().map(|(local, error)| (local.address().to_string(), error.to_string())).collect();
+        if let Some((_, error)) = failed.into_iter().find(|(_, error)| !is_expected(error)) {
             return Err(error.into());
         }
         self.links.reconcile(self.watch.view(), &mut self.crew);
@@ -319,34 +322,34 @@ impl Server {
             Ok(_) => {}
             Err(error) => warn!(%error, "interfaces cannot be listed; trying again"),
         }
-        self.sync_sockets();
+        let failed = self.sync_sockets();
+        self.note_failed_sockets(&failed);
         self.links.reconcile(self.watch.view(), &mut self.crew);
     }
 
-    /// Opens and closes sockets as addresses come and go. Returns the first failure that no waiting mends.
-    fn sync_sockets(&mut self) -> Option<OpenError> {
+    /// Opens and closes sockets as addresses come and go. Returns those that could not be opened; the next call
+    /// tries them again.
+    fn sync_sockets(&mut self) -> Vec<(LocalAddress, OpenError)> {
         let wanted = self.links.socket_addresses(self.watch.view());
         let report = self.group.sync_addresses(&wanted);
         if !(report.added.is_empty() && report.removed.is_empty()) {
             self.crew.sockets_changed();
             info!(added = report.added.len(), removed = report.removed.len(), "sockets follow the addresses");
         }
-        let mut failed = BTreeMap::new();
-        let mut fatal = None;
-        for (local, error) in report.failed {
+        report.failed
+    }
+
+    /// Logs each failure once.
+    fn note_failed_sockets(&mut self, failed: &[(LocalAddress, OpenError)]) {
+        let mut texts = BTreeMap::new();
+        for (local, error) in failed {
             let (address, text) = (local.address().to_string(), error.to_string());
-            // An address that is not there yet is the usual case while IPv6 looks for duplicates.
-            let expected = matches!(error, OpenError::NotLocal(_));
-            if self.failed_sockets.get(&address) != Some(&text) && !expected {
+            if self.failed_sockets.get(&address) != Some(&text) && !is_expected(error) {
                 warn!(%error, "address not served by a socket");
             }
-            failed.insert(address, text);
-            if !expected && fatal.is_none() {
-                fatal = Some(error);
-            }
+            texts.insert(address, text);
         }
-        self.failed_sockets = failed;
-        fatal
+        self.failed_sockets = texts;
     }
 
     /// What other modes sent. There are no associations yet, so nobody waits for any of it (RFC 5905 figure 20:
@@ -375,6 +378,11 @@ fn open_control_socket(config: &Config) -> Result<Option<ControlSocket>, ServeEr
             Ok(None)
         }
     }
+}
+
+/// An address that is not there yet is the usual case while IPv6 looks for duplicates.
+const fn is_expected(error: &OpenError) -> bool {
+    matches!(error, OpenError::NotLocal(_))
 }
 
 fn check_interfaces(config: &Config, view: &View) -> Result<(), ServeError> {

@@ -80,6 +80,11 @@ impl Frame {
         if length < UDP_LENGTH || length > available {
             return Err(Malformed::Length { part: "UDP", length, available });
         }
+        // A receiver must discard these (RFC 8200 section 8.1). One that is there cannot be trusted, see above, but
+        // an unfinished one is never zero: it is the sum of the addresses.
+        if source.is_ipv6() && header[6..8] == [0, 0] {
+            return Err(Malformed::NoChecksum);
+        }
         Ok(Self {
             ip: at,
             udp,

@@ -167,6 +167,9 @@ fn what_is_not_a_plain_datagram_has_a_name() {
     assert_eq!(with(v4(), 39, 57), Malformed::Length { part: "UDP", length: 57, available: 56 });
     assert_eq!(with(v4(), 39, 7), Malformed::Length { part: "UDP", length: 7, available: 56 });
     assert_eq!(with(v6(), 14, 0x45), Malformed::IpVersion(4));
+    let mut unsummed = v6();
+    unsummed[60..62].fill(0);
+    assert_eq!(Frame::parse(&unsummed).unwrap_err(), Malformed::NoChecksum);
     assert_eq!(with(v6(), 20, 44), Malformed::Fragment);
     assert_eq!(with(v6(), 20, 0), Malformed::IpOptions(0));
     assert_eq!(with(v6(), 20, 58), Malformed::NotUdp(58));

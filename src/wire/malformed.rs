@@ -40,6 +40,9 @@ pub enum Malformed {
         /// What there is room for.
         available: usize,
     },
+    /// IPv6 without a UDP checksum (RFC 8200 section 8.1).
+    #[error("UDP over IPv6 without checksum")]
+    NoChecksum,
     /// NTP version 0 or above 4.
     #[error("NTP version {0}")]
     Version(u8),
