@@ -13,9 +13,12 @@ use super::worker::Queue;
 use crate::config::{Datapath, Interface as Settings, XdpMode};
 use crate::datapath::af_xdp::CopyMode;
 use crate::datapath::af_xdp::{BusyPoll, PortConfig, RingSizes};
-use crate::datapath::interface::{Interface, InterfaceFacts, RestoreGuard, TagStack, View, VlanPlan};
+use crate::datapath::interface::{
+    Interface, InterfaceFacts, RestoreGuard, SteeringAddress, TagStack, View, VlanPlan,
+};
 use crate::datapath::ladder::{self, Allowed};
-use crate::datapath::steering::{LocalAddress, PrefixAction, Steering, SteeringConfig, Variant};
+use crate::datapath::steering::{PrefixAction, Steering, SteeringConfig, Variant};
+use crate::datapath::udp::LocalAddress;
 use crate::sys::memory::HugepagePolicy;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -71,7 +74,7 @@ struct Steered {
     // Detached before tag stripping is switched on again.
     steering: Steering,
     guard: RestoreGuard,
-    addresses: Vec<LocalAddress>,
+    addresses: Vec<SteeringAddress>,
     /// The VLAN children when tag stripping was decided upon.
     children: usize,
 }
@@ -110,19 +113,14 @@ impl Links {
     /// Which addresses the kernel's sockets serve: those of the configured interfaces and of their VLAN children,
     /// and the loopback ones; all of them if no interface is configured.
     #[must_use]
-    pub fn socket_addresses(&self, view: &View) -> Vec<crate::datapath::udp::LocalAddress> {
+    pub fn socket_addresses(&self, view: &View) -> Vec<LocalAddress> {
         let mut wanted = Vec::new();
         for interface in view.interfaces() {
             let ours = self.links.is_empty()
                 || interface.name == "lo"
                 || self.links.iter().any(|link| link.owns(interface, view));
             if ours {
-                let addresses = view.local_addresses(interface.ifindex);
-                wanted.extend(
-                    addresses.iter().map(|local| {
-                        crate::datapath::udp::LocalAddress::new(local.address, interface.ifindex)
-                    }),
-                );
+                wanted.extend(view.local_addresses(interface.ifindex));
             }
         }
         wanted
@@ -342,11 +340,7 @@ impl Link {
 impl Steered {
     /// Steers requests to the addresses that the interface has now.
     fn follow(&mut self, name: &str, tags: &[TagStack], view: &View) {
-        let wanted: Vec<LocalAddress> = view
-            .steering_addresses(self.ifindex, tags)
-            .into_iter()
-            .map(|local| LocalAddress { vlans: local.tags, address: local.address })
-            .collect();
+        let wanted = view.steering_addresses(self.ifindex, tags);
         if wanted == self.addresses {
             return;
         }

@@ -15,16 +15,14 @@ mod vlan;
 
 pub use facts::{DeviceFacts, InterfaceError, InterfaceFacts, StampFacts, VlanChild};
 pub use report::{InterfaceReport, Likely, Step, ladder_forecast};
-pub use view::{Address, Changes, Event, Interface, LocalAddress, Rename, SteeringAddress, View, VlanLink};
+pub use view::{Address, Changes, Event, Interface, Rename, SteeringAddress, View, VlanLink};
 pub use vlan::{RestoreGuard, VlanError, VlanPlan};
+
+pub use crate::wire::TagStack;
 
 use crate::sys::netlink::{self, DATAGRAM_MAX, NetlinkSocket, Received};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-
-/// VLAN identifiers from the outside in, 0 where there is no tag: `[7, 0]` one tag, `[7, 8]` QinQ. 802.1Q and 802.1ad
-/// count alike.
-pub type TagStack = [u16; 2];
 
 /// Dumps begun before going back to the caller. Each takes about a millisecond, and is wasted when something is removed
 /// meanwhile; while 500 addresses go one after the other, all are.

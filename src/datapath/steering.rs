@@ -29,6 +29,7 @@ use timeball_xdp_prog::{DENIED_PREFIXES_MAX, LOCAL_ADDRESSES_MAX, LocalV4, Local
 use zerocopy::transmute;
 
 pub use self::error::SteeringError;
+pub use super::interface::SteeringAddress;
 pub use crate::sys::bpf::AttachMode;
 pub use timeball_xdp_prog::{FRAME_LENGTH_MAX, RxStamp, Verdict};
 
@@ -63,15 +64,6 @@ pub struct SteeringConfig {
     pub variant: Variant,
 }
 
-/// An address we answer on, with the VLAN it is reached through.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct LocalAddress {
-    /// VLAN IDs, outermost first, 0 = no tag: `[0, 0]` untagged, `[7, 0]` one tag, `[7, 8]` QinQ. 802.1Q and 802.1ad count alike.
-    pub vlans: [u16; 2],
-    /// The address.
-    pub address: IpAddr,
-}
-
 /// What the program does with requests from a prefix. The longest prefix that matches decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PrefixAction {
@@ -88,7 +80,7 @@ pub struct Steering {
     program: OwnedFd,
     link: Option<OwnedFd>,
     maps: Maps,
-    locals: BTreeSet<LocalAddress>,
+    locals: BTreeSet<SteeringAddress>,
     denied: BTreeMap<IpNet, PrefixAction>,
 }
 
@@ -193,8 +185,8 @@ impl Steering {
     ///
     /// # Errors
     /// [`SteeringError::TooMany`] before anything is changed; [`SteeringError::Map`] half-way, and the next call completes it.
-    pub fn replace_locals(&mut self, wanted: &[LocalAddress]) -> Result<(), SteeringError> {
-        let wanted: BTreeSet<LocalAddress> = wanted.iter().copied().collect();
+    pub fn replace_locals(&mut self, wanted: &[SteeringAddress]) -> Result<(), SteeringError> {
+        let wanted: BTreeSet<SteeringAddress> = wanted.iter().copied().collect();
         let v4 = wanted.iter().filter(|local| local.address.is_ipv4()).count();
         check_room("IPv4 addresses", v4, LOCAL_ADDRESSES_MAX)?;
         check_room("IPv6 addresses", wanted.len() - v4, LOCAL_ADDRESSES_MAX)?;
@@ -267,27 +259,27 @@ impl Drop for Steering {
 }
 
 impl Maps {
-    fn insert_local(&mut self, local: LocalAddress) -> Result<(), SteeringError> {
+    fn insert_local(&mut self, local: SteeringAddress) -> Result<(), SteeringError> {
         match local.address {
             IpAddr::V4(address) => {
-                let result = self.locals_v4.insert(local_v4(local.vlans, address.octets()), 1, 0);
+                let result = self.locals_v4.insert(local_v4(local.tags, address.octets()), 1, 0);
                 result.map_err(|error| SteeringError::map(object::MAP_LOCALS_V4, error))
             }
             IpAddr::V6(address) => {
-                let result = self.locals_v6.insert(local_v6(local.vlans, address.octets()), 1, 0);
+                let result = self.locals_v6.insert(local_v6(local.tags, address.octets()), 1, 0);
                 result.map_err(|error| SteeringError::map(object::MAP_LOCALS_V6, error))
             }
         }
     }
 
-    fn remove_local(&mut self, local: LocalAddress) -> Result<(), SteeringError> {
+    fn remove_local(&mut self, local: SteeringAddress) -> Result<(), SteeringError> {
         match local.address {
             IpAddr::V4(address) => {
-                absent_is_fine(self.locals_v4.remove(&local_v4(local.vlans, address.octets())))
+                absent_is_fine(self.locals_v4.remove(&local_v4(local.tags, address.octets())))
                     .map_err(|error| SteeringError::map(object::MAP_LOCALS_V4, error))
             }
             IpAddr::V6(address) => {
-                absent_is_fine(self.locals_v6.remove(&local_v6(local.vlans, address.octets())))
+                absent_is_fine(self.locals_v6.remove(&local_v6(local.tags, address.octets())))
                     .map_err(|error| SteeringError::map(object::MAP_LOCALS_V6, error))
             }
         }

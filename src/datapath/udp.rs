@@ -43,7 +43,9 @@ impl LocalAddress {
         self.address
     }
 
-    const fn with_port(self, port: u16) -> SocketAddr {
+    /// The address with a port, as bind(2) wants it.
+    #[must_use]
+    pub const fn with_port(self, port: u16) -> SocketAddr {
         match self.address {
             IpAddr::V4(_) => SocketAddr::new(self.address, port),
             IpAddr::V6(address) => SocketAddr::V6(SocketAddrV6::new(address, port, 0, self.scope)),

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use timeball::datapath::steering::{
-    AttachMode, LocalAddress, Steering, SteeringConfig, SteeringError, Variant, Verdict,
+    AttachMode, Steering, SteeringAddress, SteeringConfig, SteeringError, Variant, Verdict,
 };
 use timeball::sys::bpf::{ReceiveQueue, TestRunInput, test_run_xdp};
 
@@ -67,7 +67,7 @@ fn attached_mode() -> u64 {
 fn load_on(interface_index: u32, variant: Variant) -> Option<Steering> {
     let mut steering = load(&SteeringConfig { interface_index, variant, ..PLAIN })?;
     let address = "10.99.0.1".parse().unwrap();
-    steering.replace_locals(&[LocalAddress { vlans: [0, 0], address }]).unwrap();
+    steering.replace_locals(&[SteeringAddress { tags: [0, 0], address }]).unwrap();
     Some(steering)
 }
 
@@ -229,7 +229,7 @@ fn replacing_prefixes_and_addresses_takes_the_old_ones_out() {
         let after = crate::counts(steering);
         Verdict::ALL.into_iter().find(|&verdict| before[verdict as usize] != after[verdict as usize]).unwrap()
     };
-    let local = |address: &str| LocalAddress { vlans: [0, 0], address: address.parse().unwrap() };
+    let local = |address: &str| SteeringAddress { tags: [0, 0], address: address.parse().unwrap() };
     let prefix = |prefix: &str| prefix.parse::<ipnet::IpNet>().unwrap();
 
     for (us, other, client, wide, narrow) in [
@@ -256,7 +256,7 @@ fn replacing_prefixes_and_addresses_takes_the_old_ones_out() {
 fn as_many_addresses_as_promised_fit_and_one_more_changes_nothing() {
     let Some(mut steering) = load(&PLAIN) else { return };
     let address =
-        |n: u16| LocalAddress { vlans: [n % 4096, 0], address: [10, 99, (n >> 8) as u8, n as u8].into() };
+        |n: u16| SteeringAddress { tags: [n % 4096, 0], address: [10, 99, (n >> 8) as u8, n as u8].into() };
     let limit = u16::try_from(timeball_xdp_prog::LOCAL_ADDRESSES_MAX).unwrap();
     let full: Vec<_> = (0..limit).map(address).collect();
     steering.replace_locals(&full).unwrap();

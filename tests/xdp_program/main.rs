@@ -20,7 +20,7 @@ use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 use timeball::datapath::steering::{
-    LocalAddress, PrefixAction, RxStamp, Steering, SteeringConfig, SteeringError, Variant, Verdict,
+    PrefixAction, RxStamp, Steering, SteeringAddress, SteeringConfig, SteeringError, Variant, Verdict,
 };
 use timeball::sys::bpf::{TestRunInput, TestRunOutcome, test_run_xdp};
 
@@ -69,7 +69,7 @@ fn load_world() -> Option<Steering> {
     let mut steering = load(&PLAIN)?;
     let world = world();
     let locals: Vec<_> =
-        world.locals.iter().map(|&(vlans, address)| LocalAddress { vlans, address }).collect();
+        world.locals.iter().map(|&(vlans, address)| SteeringAddress { tags: vlans, address }).collect();
     steering.replace_locals(&locals).unwrap();
     let action = |drop| if drop { PrefixAction::Drop } else { PrefixAction::Serve };
     let denied: Vec<_> = world.denied.iter().map(|&(prefix, drop)| (prefix, action(drop))).collect();

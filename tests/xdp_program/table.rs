@@ -7,7 +7,7 @@ use crate::{
 };
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use timeball::datapath::steering::{FRAME_LENGTH_MAX, LocalAddress, Steering, SteeringConfig, Verdict};
+use timeball::datapath::steering::{FRAME_LENGTH_MAX, Steering, SteeringAddress, SteeringConfig, Verdict};
 use timeball::sys::bpf::{TestRunInput, test_run_xdp};
 
 struct Row {
@@ -217,7 +217,7 @@ fn check_row(steering: &Steering, row: &Row, what: &str) {
 fn the_port_is_the_configured_one() {
     let Some(mut steering) = load(&SteeringConfig { port: 4123, ..PLAIN }) else { return };
     let (vlans, address) = world().locals[0];
-    steering.replace_locals(&[LocalAddress { vlans, address }]).unwrap();
+    steering.replace_locals(&[SteeringAddress { tags: vlans, address }]).unwrap();
     run(&steering, &v4(&[]).bytes);
     assert_eq!(count(&steering, Verdict::PassedOtherPort), 1);
     run(&steering, &v4(&[]).with(22, &4123u16.to_be_bytes()).bytes);

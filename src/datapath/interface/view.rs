@@ -7,9 +7,10 @@
 //! and comes back keeps its index but has lost its XDP program and its sockets, so each arrival is counted.
 
 use super::TagStack;
+use crate::datapath::udp::LocalAddress;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// One network interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -98,25 +99,6 @@ impl Address {
 
     fn key(&self) -> AddressKey {
         (self.ifindex, self.address, self.prefix_length, self.peer)
-    }
-}
-
-/// An address to bind a socket to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LocalAddress {
-    /// The address.
-    pub address: IpAddr,
-    /// The interface index for an IPv6 link-local address, which means nothing without one; otherwise 0.
-    pub scope_id: u32,
-}
-
-impl LocalAddress {
-    /// The address with a port, as bind(2) wants it.
-    pub fn with_port(self, port: u16) -> SocketAddr {
-        match self.address {
-            IpAddr::V4(v4) => SocketAddrV4::new(v4, port).into(),
-            IpAddr::V6(v6) => SocketAddrV6::new(v6, port, 0, self.scope_id).into(),
-        }
     }
 }
 
@@ -220,10 +202,7 @@ impl View {
         let mut locals: Vec<_> = self
             .addresses(ifindex)
             .filter(|address| address.is_usable())
-            .map(|one| LocalAddress {
-                address: one.address,
-                scope_id: if is_link_local(one.address) { ifindex } else { 0 },
-            })
+            .map(|one| LocalAddress::new(one.address, ifindex))
             .collect();
         locals.dedup();
         locals
@@ -272,11 +251,6 @@ impl View {
         wanted
     }
 }
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if Ipv6Addr::is_unicast_link_local(&v6))
-}
-
 /// A new name of a known interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rename {

@@ -108,7 +108,7 @@ fn one_address_with_two_prefixes_is_bound_once_and_survives_the_loss_of_one() {
     view.apply(Event::Address(wide));
     assert_eq!(view.local_addresses(2).len(), 1);
     view.apply(Event::AddressGone(narrow));
-    assert_eq!(view.local_addresses(2), [LocalAddress { address: [10, 99, 0, 1].into(), scope_id: 0 }]);
+    assert_eq!(view.local_addresses(2), [LocalAddress::new([10, 99, 0, 1].into(), 0)]);
 }
 
 #[test]
