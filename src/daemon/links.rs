@@ -63,7 +63,8 @@ struct Link {
 #[derive(Debug)]
 enum State {
     Absent,
-    Sockets { ifindex: u32 },
+    /// `down`: it was when AF_XDP was tried, which may be why that failed.
+    Sockets { ifindex: u32, down: bool },
     AfXdp(Box<Steered>),
 }
 
@@ -166,12 +167,13 @@ impl Link {
     const fn ifindex(&self) -> Option<u32> {
         match &self.state {
             State::Absent => None,
-            State::Sockets { ifindex } => Some(*ifindex),
+            State::Sockets { ifindex, .. } => Some(*ifindex),
             State::AfXdp(steered) => Some(steered.ifindex),
         }
     }
 
-    /// Gives the interface up if it is gone, came back as another one, or got its first VLAN child.
+    /// Gives the interface up, to be opened anew if it is there: because it is another one now, got its first VLAN
+    /// child, or is up for the first time.
     fn leave_if_changed(&mut self, interface: Option<&Interface>, view: &View, crew: &mut Crew) {
         let Some(ifindex) = self.ifindex() else { return };
         let same = interface.is_some_and(|interface| interface.ifindex == ifindex);
@@ -179,7 +181,9 @@ impl Link {
             State::AfXdp(steered) => steered.children == 0 && !view.vlan_children(ifindex).is_empty(),
             _ => false,
         };
-        if same && !vlans_came {
+        let came_up = matches!(self.state, State::Sockets { down: true, .. })
+            && interface.is_some_and(|interface| interface.up);
+        if same && !vlans_came && !came_up {
             return;
         }
         if !same {
@@ -202,7 +206,7 @@ impl Link {
         next_worker: &mut usize,
     ) {
         self.attempts.clear();
-        self.state = State::Sockets { ifindex: interface.ifindex };
+        self.state = State::Sockets { ifindex: interface.ifindex, down: !interface.up };
         if common.datapath == Datapath::Socket {
             self.note("AF_XDP", "not wanted: datapath = \"socket\"");
         } else if interface.kind.as_deref() == Some("loopback") || interface.name == "lo" {

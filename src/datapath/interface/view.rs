@@ -10,7 +10,7 @@ use super::TagStack;
 use crate::datapath::udp::LocalAddress;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// One network interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
