@@ -1,4 +1,4 @@
-//! `timeball`, a kernel-bypass NTP server.
+#![doc = include_str!("../README.md")]
 
 pub mod cli;
 pub mod clock;
