@@ -1,7 +1,7 @@
 //! The unix socket that `timeball status` and its like ask: one line in, one JSON document out.
 //!
 //! Everything is non-blocking and bounded, since the thread that answers also watches the clock: a client that
-//! sends nothing or reads nothing is dropped after [`CONNECTION_LIFETIME`].
+//! sends nothing or reads nothing is dropped after two seconds.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -64,7 +64,10 @@ struct Link {
 enum State {
     Absent,
     /// `down`: it was when AF_XDP was tried, which may be why that failed.
-    Sockets { ifindex: u32, down: bool },
+    Sockets {
+        ifindex: u32,
+        down: bool,
+    },
     AfXdp(Box<Steered>),
 }
 

@@ -33,7 +33,7 @@ impl BatchClock {
         Self { realtime, tai_ahead }
     }
 
-    /// The arrival in UTC, if the stamp can be true: not in the future, and no older than [`AGE_MAX`].
+    /// The arrival in UTC, if the stamp can be true: not in the future, and no older than four seconds.
     #[must_use]
     pub fn arrival(&self, stamp: Timestamp<Tai>) -> Option<Timestamp<Realtime>> {
         let arrival = Timestamp::from_nanoseconds(stamp.nanoseconds().checked_sub(self.tai_ahead)?);

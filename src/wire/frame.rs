@@ -18,6 +18,8 @@ const IPV6_LENGTH: usize = 40;
 const UDP_LENGTH: usize = 8;
 const PROTOCOL_UDP: u8 = 17;
 const IPV4_DONT_FRAGMENT: u16 = 0x4000;
+/// Without the reserved bit, which the kernel ignores too.
+const IPV4_MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
 
 /// Where the parts of a frame lie, and who sent it to whom. Made by [`Frame::parse`] from the bytes that the
 /// methods are then given again.
@@ -157,8 +159,7 @@ fn parse_ipv4(bytes: &[u8], at: usize) -> Result<Network, Malformed> {
     if header[0] != 0x45 {
         return Err(Malformed::IpOptions(header[0] & 0xf));
     }
-    // Anything but "don't fragment" in the flags and offset: more fragments, an offset, or the reserved bit.
-    if u16::from_be_bytes([header[6], header[7]]) & !IPV4_DONT_FRAGMENT != 0 {
+    if u16::from_be_bytes([header[6], header[7]]) & IPV4_MORE_FRAGMENTS_OR_OFFSET != 0 {
         return Err(Malformed::Fragment);
     }
     if header[9] != PROTOCOL_UDP {
