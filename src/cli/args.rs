@@ -272,7 +272,10 @@ impl FromStr for Server {
 /// An IPv6 address, perhaps with a scope.
 fn is_ipv6(text: &str) -> bool {
     let (address, scope) = text.split_once('%').unwrap_or((text, "scope"));
-    address.parse::<Ipv6Addr>().is_ok() && !scope.is_empty()
+    let is_name = |scope: &str| {
+        scope.chars().all(|character| character.is_ascii_graphic() && !"[]%/".contains(character))
+    };
+    address.parse::<Ipv6Addr>().is_ok() && !scope.is_empty() && is_name(scope)
 }
 
 fn parse_port(text: &str) -> Result<u16, ServerError> {

@@ -57,6 +57,18 @@ pub(crate) fn ip(arguments: &str) -> String {
     run("ip", &arguments.split_whitespace().collect::<Vec<_>>())
 }
 
+/// Waits until both ends carry packets: the kernel starts their queues some time after the link is up, and drops
+/// what is sent before.
+pub(crate) fn wait_for_carrier() {
+    let start = Instant::now();
+    for end in ["server", "client"] {
+        while !ip(&format!("link show {end}")).contains("state UP") {
+            assert!(start.elapsed() < PATIENCE, "{end} does not come up");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
 fn works(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
 }

@@ -10,7 +10,7 @@
 mod lab;
 
 use aya::programs::xdp::XdpMode;
-use lab::{MAGIC, Program, Server, in_namespace, in_namespace_behind, ip, tai_nanoseconds};
+use lab::{MAGIC, Program, Server, in_namespace, in_namespace_behind, ip, tai_nanoseconds, wait_for_carrier};
 use std::time::{Duration, Instant, SystemTime};
 use timeball::datapath::af_xdp::{
     BATCH, BusyPoll, CopyMode, Link, Port, PortConfig, PortError, RX_METADATA_BYTES, StampRequest,
@@ -143,6 +143,7 @@ fn link_down_and_up_during_traffic_recovers() {
             assert_eq!(server.port.conservation().transmit, 10);
             ip("link set server up");
             server.drain(10);
+            wait_for_carrier();
 
             // The peer down instead: no carrier. The packet is dropped, the frame is not.
             lab.ask(1);
@@ -156,6 +157,7 @@ fn link_down_and_up_during_traffic_recovers() {
             assert_eq!(server.port.refill(), Link::Up);
             server.assert_conserved();
             ip("link set client up");
+            wait_for_carrier();
             lab.know_the_server();
             lab.forget_replies();
         }
