@@ -56,8 +56,8 @@ pub enum AccessError {
 /// An access list, ready for lookups.
 #[derive(Clone, Debug)]
 pub struct AccessList {
-    ipv4: Ranges<u32>,
-    ipv6: Ranges<u128>,
+    ipv4: SearchTree<u32>,
+    ipv6: SearchTree<u128>,
     /// Sorted, so that a prefix comes right before those inside it; /0 of both families is always there.
     rules: Vec<(IpNet, Action)>,
 }
@@ -100,8 +100,8 @@ impl AccessList {
             IpNet::V6(net) => Some((net.network().to_bits(), net.broadcast().to_bits(), *action)),
         });
         Ok(Self {
-            ipv4: Ranges::flatten(ipv4, |last| last.checked_add(1)),
-            ipv6: Ranges::flatten(ipv6, |last| last.checked_add(1)),
+            ipv4: SearchTree::new(Ranges::flatten(ipv4, |last| last.checked_add(1)).0),
+            ipv6: SearchTree::new(Ranges::flatten(ipv6, |last| last.checked_add(1)).0),
             rules: sorted.into_iter().collect(),
         })
     }
@@ -162,11 +162,7 @@ const fn mapped_bits(address: Ipv6Addr) -> Option<u32> {
 }
 
 /// Every address of one family in sorted ranges, each from its first address up to the next one's.
-#[derive(Clone, Debug)]
-struct Ranges<Bits> {
-    first: Vec<Bits>,
-    actions: Vec<Action>,
-}
+struct Ranges<Bits>(Vec<(Bits, Action)>);
 
 impl<Bits: Copy + Ord> Ranges<Bits> {
     /// From prefixes as (first, last, action), sorted so that an outer one comes before those inside it, and
@@ -175,7 +171,7 @@ impl<Bits: Copy + Ord> Ranges<Bits> {
         prefixes: impl Iterator<Item = (Bits, Bits, Action)>,
         after: impl Fn(Bits) -> Option<Bits>,
     ) -> Self {
-        let mut ranges = Self { first: Vec::new(), actions: Vec::new() };
+        let mut ranges = Self(Vec::new());
         // The prefixes that hold the point we are at, outermost first.
         let mut open: Vec<(Bits, Action)> = Vec::new();
         for (first, last, action) in prefixes {
@@ -204,20 +200,53 @@ impl<Bits: Copy + Ord> Ranges<Bits> {
     /// From `first` on it is `action`; overrides what was said of the same address before, since prefixes that
     /// begin or end at one address come outer first when they begin and inner first when they end.
     fn begin(&mut self, first: Bits, action: Action) {
-        if self.first.last() == Some(&first) {
-            self.first.pop();
-            self.actions.pop();
+        self.0.pop_if(|(begun, _)| *begun == first);
+        if self.0.last().is_none_or(|(_, before)| *before != action) {
+            self.0.push((first, action));
         }
-        if self.actions.last() != Some(&action) {
-            self.first.push(first);
-            self.actions.push(action);
-        }
+    }
+}
+
+/// Sorted ranges as a binary tree without pointers (Eytzinger's order): the root is at 1, the children of `i`
+/// at `2 i` and `2 i + 1`. A step of a search is a comparison whose outcome is the next bit of the way, and
+/// leaving the tree is the only branch; that takes two thirds of the instructions of a search in a sorted list.
+#[derive(Clone, Debug)]
+struct SearchTree<Bits> {
+    /// The first address of each range.
+    first: Box<[Bits]>,
+    actions: Box<[Action]>,
+}
+
+impl<Bits: Copy + Ord> SearchTree<Bits> {
+    /// Of ranges that begin at the lowest address and cover all.
+    fn new(ranges: Vec<(Bits, Action)>) -> Self {
+        // Place 0 is never looked at; what is there does not matter.
+        let mut tree: Vec<_> = ranges.first().into_iter().chain(&ranges).copied().collect();
+        fill(&mut tree, 1, &mut ranges.into_iter());
+        let (first, actions): (Vec<_>, Vec<_>) = tree.into_iter().unzip();
+        Self { first: first.into(), actions: actions.into() }
     }
 
     fn lookup(&self, address: Bits) -> Action {
-        // The first range begins at zero, so at least one is not behind the address.
-        let behind = self.first.partition_point(|first| *first <= address);
-        self.actions[behind - 1]
+        let mut node = 1;
+        while let Some(first) = self.first.get(node) {
+            node = 2 * node + usize::from(*first <= address);
+        }
+        // The range is where the way last turned right: take back that turn and the left ones after it. There
+        // was one, since the range that begins at the lowest address is on everyone's way or left of it.
+        self.actions[node >> (node.trailing_zeros() + 1)]
+    }
+}
+
+/// Puts the items, which are sorted, into the tree below `node`: left child, node, right child. As deep as the
+/// tree is: the logarithm of its size.
+fn fill<T>(tree: &mut [T], node: usize, sorted: &mut impl Iterator<Item = T>) {
+    if node < tree.len() {
+        fill(tree, 2 * node, sorted);
+        if let Some(item) = sorted.next() {
+            tree[node] = item;
+        }
+        fill(tree, 2 * node + 1, sorted);
     }
 }
 

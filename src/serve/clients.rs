@@ -7,8 +7,8 @@
 //! (Space-Saving, Metwally et al. 2005). A client that is not in the table takes the place of the one with the
 //! fewest requests *and its count*, noted as a possible overcount. So a count is never too low, never too high
 //! by more than its overcount, and who asks more often than the smallest count is in the table for certain.
-//! Here it is done within buckets of eight, which a client's hash chooses: of the requests that fall into a
-//! bucket, whoever sends more than an eighth is listed, and no overcount is more than an eighth of them.
+//! Here it is done within buckets of four, which a client's hash chooses: of the requests that fall into a
+//! bucket, whoever sends more than a quarter is listed, and no overcount is more than a quarter of them.
 //!
 //! **Reading while the worker writes.** One thread writes, so plain loads and stores of relaxed atomics count
 //! correctly. The hash of an entry's client is also its seal: the writer clears it, changes the entry, and sets
@@ -28,8 +28,8 @@ use ipnet::IpNet;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 
-/// Entries of a bucket; their hashes are one cache line, their request counts another.
-const WAYS: usize = 8;
+/// Entries of a bucket, of which the hashes and the request counts lie in one cache line.
+const WAYS: usize = 4;
 /// The versions served are 1 to 4.
 const VERSIONS: usize = 4;
 
@@ -117,8 +117,9 @@ pub struct ClientRecord {
 }
 
 impl ClientStatistics {
-    /// Statistics with room for so many clients, rounded up to a power of two of at least 8, that are told
-    /// apart by these prefix lengths (those of the [`ClientKeying`]). Allocates all it will ever use.
+    /// Statistics with room for so many clients, rounded up to a power of two of at least 4, that are told
+    /// apart by these prefix lengths (those of the [`ClientKeying`]). Allocates all it will ever use: 64 octets
+    /// a client, and a little over a kibibyte.
     #[must_use]
     pub fn new(entries: usize, lengths: PrefixLengths) -> Self {
         let buckets = entries.div_ceil(WAYS).max(1).next_power_of_two();
@@ -188,7 +189,6 @@ impl Bucket {
     }
 
     /// Gives the client the place and the count of the one with the fewest requests. Empty places have none.
-    #[cold]
     fn replace_lightest(&self, client: &Client) -> usize {
         let (mut way, mut fewest) = (0, u64::MAX);
         for (other, requests) in self.requests.iter().enumerate() {

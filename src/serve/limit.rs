@@ -12,38 +12,45 @@
 //! anew with a full burst; so a flood from millions of spoofed addresses costs no memory, and loosens the limit
 //! for the others instead of locking them out. A word is updated by compare-and-swap, so no update is lost;
 //! when two workers put one new client into two words at once, it gets two bursts, once. In the other
-//! direction, two clients that share both bucket and tag share a limit: a client has at most seven others in
-//! its bucket, so that is one chance in two million, with the keys of this run only, and the leak remains.
+//! direction, two clients that share both bucket and tag share a limit: a client has at most three others in
+//! its bucket, so that is one chance in five million, with the keys of this run only, and the leak remains.
 
 use super::clients::Client;
 use super::identity::folded_multiply;
 use crate::time::{Monotonic, NtpDuration, Timestamp};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Words of a bucket: a cache line of 64 octets.
-const WAYS: usize = 8;
+/// Words of a bucket, which lie in one cache line. More would remember clients a little longer when the table is
+/// full, and cost a new client ten instructions each.
+const WAYS: usize = 4;
 /// Low bits of a word, which hold the tag.
 const TAG_BITS: u32 = 24;
-/// High bits of a word: the theoretical arrival time, a count of 2^-10 s that wraps after 34 years of uptime.
+/// A tick is 2^18 ns, 262 us: a shift, no division, gets from nanoseconds to ticks.
+const TICK_LOG2_NANOSECONDS: u32 = 18;
+/// High bits of a word: the theoretical arrival time in ticks, which wraps after 9.1 years of uptime.
 const TIME_MASK: u64 = (1 << 40) - 1;
 /// The most buckets: with more, the bucket's number would reach into the hash bits that make the tag.
 const BUCKETS_MAX: usize = 1 << 40;
 /// How much earlier than others a worker's reading of the clock may be, in ticks: a minute. Readings are a batch
 /// old at most, so a time farther in the future than this beyond the limit was never written, it has wrapped.
-const CLOCK_SLACK: u64 = 60 << 10;
+const CLOCK_SLACK: u64 = 60_000_000_000 >> TICK_LOG2_NANOSECONDS;
+/// The longest interval: a day.
+const INTERVAL_MAX: i64 = 86_400_000_000_000 >> TICK_LOG2_NANOSECONDS;
+/// The greatest burst, so that the horizon is at most a third of the time in which the clock wraps.
+const BURST_MAX: u16 = 1023;
 
 /// What the rate limit is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RateParameters {
-    /// Time between a client's requests in the long run, 2^-10 s to a day. Rounded down to a whole number of
-    /// 2^-10 s, so that the limit is never stricter than asked for.
+    /// Time between a client's requests in the long run, 1 ms to a day. Rounded down to a whole number of
+    /// 262 us, so that the limit is never stricter than asked for.
     pub interval: NtpDuration,
-    /// How many requests a client that was silent may send at once, 1 to 4096.
+    /// How many requests a client that was silent may send at once, 1 to 1023.
     pub burst: u16,
     /// One in so many requests over the limit is answered all the same, 0: none. Without it, somebody asking in
     /// a victim's name without end would cut the victim off.
     pub leak: u16,
-    /// How many clients are remembered, rounded up to a power of two of at least 8; each takes 8 octets.
+    /// How many clients are remembered, rounded up to a power of two of at least 4; each takes 8 octets.
     pub clients: usize,
 }
 
@@ -66,15 +73,34 @@ pub enum Verdict {
     Over,
 }
 
-#[repr(align(64))]
+#[repr(align(32))]
 #[derive(Default, Debug)]
 struct Bucket([AtomicU64; WAYS]);
+
+impl Bucket {
+    fn find(&self, tag: u64) -> Option<&AtomicU64> {
+        self.0.iter().find(|word| word.load(Ordering::Relaxed) & tag_mask() == tag)
+    }
+
+    /// The word with the oldest time: empty words first, heavy abusers last. (For a while after the time wrapped,
+    /// "oldest" is by its bits: a poorer choice, not a wrong one.)
+    fn oldest(&self) -> &AtomicU64 {
+        let (mut oldest, mut least) = (&self.0[0], u64::MAX);
+        for word in &self.0 {
+            let bits = word.load(Ordering::Relaxed);
+            if bits < least {
+                (oldest, least) = (word, bits);
+            }
+        }
+        oldest
+    }
+}
 
 /// The rate limit of all clients.
 #[derive(Debug)]
 pub struct RateLimiter {
     buckets: Box<[Bucket]>,
-    /// In ticks of 2^-10 s, like the next two.
+    /// In ticks, like the next two.
     interval: u64,
     /// How early a request may be: `burst - 1` intervals.
     tolerance: u64,
@@ -88,9 +114,9 @@ impl RateLimiter {
     /// the nearest one in it.
     #[must_use]
     pub fn new(parameters: RateParameters) -> Self {
-        // So that the horizon, at most 4096 days, is a third of the 34 years in which the clock wraps.
-        let interval = (parameters.interval.to_bits() >> 22).clamp(1, 86_400 << 10).cast_unsigned();
-        let tolerance = interval * u64::from(parameters.burst.clamp(1, 4096) - 1);
+        let interval = parameters.interval.to_nanoseconds() >> TICK_LOG2_NANOSECONDS;
+        let interval = interval.clamp(1, INTERVAL_MAX).cast_unsigned();
+        let tolerance = interval * u64::from(parameters.burst.clamp(1, BURST_MAX) - 1);
         let buckets = parameters.clients.div_ceil(WAYS).clamp(1, BUCKETS_MAX).next_power_of_two();
         Self {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
@@ -110,17 +136,17 @@ impl RateLimiter {
     /// Time between a client's requests in the long run, as rounded.
     #[must_use]
     pub const fn interval(&self) -> NtpDuration {
-        NtpDuration::from_bits((self.interval << 22).cast_signed())
+        NtpDuration::from_nanoseconds((self.interval << TICK_LOG2_NANOSECONDS).cast_signed())
     }
 
     /// Judges a request that came at `now`, and remembers it if it is within the limit.
     ///
     /// `now` may come from several workers a little out of order, and may wrap: both are harmless.
     pub fn check(&self, client: &Client, now: Timestamp<Monotonic>, lottery: &mut Lottery) -> Verdict {
-        let now = ticks(now);
+        let now = now.nanoseconds().cast_unsigned() >> TICK_LOG2_NANOSECONDS;
         let tag = client.hash >> (u64::BITS - TAG_BITS);
         let bucket = &self.buckets[client.hash as usize & (self.buckets.len() - 1)];
-        let word = find_or_choose(bucket, tag);
+        let word = bucket.find(tag).unwrap_or_else(|| bucket.oldest());
         let charged = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let ahead = self.ahead(word, tag, now);
             let next = now.wrapping_add(ahead).wrapping_add(self.interval);
@@ -143,28 +169,6 @@ impl RateLimiter {
 
 const fn tag_mask() -> u64 {
     (1 << TAG_BITS) - 1
-}
-
-/// The word with this tag, or else the one with the oldest time: empty words first, heavy abusers last. (In the
-/// years after the time wrapped, "oldest" is by its bits: a poorer choice, not a wrong one.)
-fn find_or_choose(bucket: &Bucket, tag: u64) -> &AtomicU64 {
-    let mut oldest = (u64::MAX, &bucket.0[0]);
-    for word in &bucket.0 {
-        let bits = word.load(Ordering::Relaxed);
-        if bits & tag_mask() == tag {
-            return word;
-        }
-        if bits < oldest.0 {
-            oldest = (bits, word);
-        }
-    }
-    oldest.1
-}
-
-/// Ticks of 2^-10 s, rounded down. A time before boot does not exist.
-const fn ticks(now: Timestamp<Monotonic>) -> u64 {
-    let nanoseconds = if now.nanoseconds() < 0 { 0 } else { now.nanoseconds().cast_unsigned() };
-    nanoseconds * 2 / 1_953_125
 }
 
 /// Chance, for the leak. One per worker, each with a seed of its own.
