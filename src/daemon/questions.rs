@@ -102,7 +102,8 @@ fn clock_report(server: &Server) -> ClockReport {
 
 fn clients(server: &Server, top: usize) -> ClientsReport {
     let now = clock::monotonic();
-    let merged = merge(server.statistics.iter().map(|own| own.snapshot_top(top)).collect());
+    // Whole tables: a client of little weight with one worker may be the heaviest of all.
+    let merged = merge(server.statistics.iter().map(|own| own.snapshot_top(usize::MAX)).collect());
     let heaviest = merged.into_iter().take(top).map(|record| ClientReport {
         client: host_or_prefix(record.prefix),
         requests: record.requests,
