@@ -5,6 +5,8 @@
 //! machine says `SKIP test: reason` on standard error, where `scripts/test` counts it.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of this module")]
 
+pub mod asker;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -127,6 +129,11 @@ impl Lab {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &format!("tb-{}-{side}", self.name)]).arg(program);
         command
+    }
+
+    /// The file that stands for the client's network namespace.
+    pub fn client_namespace(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/tb-{}-c", self.name))
     }
 
     /// Runs `ip ARGUMENTS` on the server, which has to succeed.
@@ -274,11 +281,18 @@ impl Daemon {
     /// The same under another command, such as `setpriv ... --`.
     #[track_caller]
     pub fn start_under(lab: &Lab, wrapper: &[&str], configuration: &str) -> Self {
+        Self::start_with(lab, wrapper, &["--local-stratum", "10"], configuration)
+    }
+
+    /// The same with flags of its own that say where the time comes from. The wrapper's first words may be
+    /// `NAME=VALUE` for the daemon's environment.
+    #[track_caller]
+    pub fn start_with(lab: &Lab, wrapper: &[&str], reference: &[&str], configuration: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
         fs::write(folder.path().join("timeball.toml"), configuration).unwrap();
         let mut command = lab.on_server("env");
-        command.args(wrapper).arg(TIMEBALL).args(["serve", "--local-stratum", "10", "--no-clock-control"]);
+        command.args(wrapper).arg(TIMEBALL).args(["serve", "--no-clock-control"]).args(reference);
         command.arg("--config").arg(folder.path().join("timeball.toml"));
         command.arg("--socket").arg(folder.path().join("socket"));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -300,6 +314,51 @@ impl Daemon {
     #[track_caller]
     pub fn status(&self) -> Value {
         self.try_status().expect("the daemon tells its status")
+    }
+
+    /// What `timeball clients --json` says.
+    #[track_caller]
+    pub fn clients(&self) -> Value {
+        let socket = self.folder.path().join("socket");
+        let told = run_well(Command::new(TIMEBALL).args(["clients", "--json", "--socket"]).arg(socket));
+        serde_json::from_str(&told).unwrap()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        run_well(Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]));
+    }
+
+    /// The sum of a counter over all queues; `group` is `counters` (ours) or `kernel` (its `XDP_STATISTICS`).
+    #[track_caller]
+    pub fn queue_sum(&self, group: &str, name: &str) -> u64 {
+        let status = self.status();
+        let interfaces = status["interfaces"].as_array().expect("status has interfaces");
+        let queues = interfaces.iter().flat_map(|one| one["queues"].as_array().expect("queues"));
+        queues.map(|queue| queue[group][name].as_u64().unwrap_or_else(|| panic!("no {name}: {queue}"))).sum()
+    }
+
+    /// How often the XDP program came to this verdict.
+    #[track_caller]
+    pub fn verdicts(&self, name: &str) -> u64 {
+        let status = self.status();
+        let interfaces = status["interfaces"].as_array().expect("status has interfaces");
+        interfaces.iter().map(|one| one["verdicts"][name].as_u64().unwrap_or(0)).sum()
+    }
+
+    /// How often requests were refused for this reason, over all workers, on one path (`af_xdp` or `socket`).
+    #[track_caller]
+    pub fn refusals(&self, path: &str, reason: &str) -> u64 {
+        std::thread::sleep(Duration::from_millis(100));
+        let status = self.status();
+        let workers = status["workers"].as_array().expect("status has workers");
+        workers.iter().map(|worker| worker[path]["refusals"][reason].as_u64().unwrap_or(0)).sum()
     }
 
     /// How many replies went out so far, by path. Counters are published a little after the replies they count.
