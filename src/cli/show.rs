@@ -81,6 +81,15 @@ fn status_text(report: &StatusReport) -> String {
     }
     let sockets = report.socket_addresses.join(", ");
     let _ = writeln!(text, "\nsockets  {}", if sockets.is_empty() { "none" } else { &sockets });
+    let dropped: u64 =
+        report.workers.iter().filter_map(|worker| worker.socket_counters.get("kernel_dropped")).sum();
+    if dropped > 0 {
+        let _ = writeln!(
+            text,
+            "         dropped by the kernel, as the workers were behind: {}",
+            grouped(dropped)
+        );
+    }
     if !report.unsolicited.is_empty() {
         let _ =
             writeln!(text, "         packets without association, by mode: {}", counts(&report.unsolicited));

@@ -377,6 +377,7 @@ impl Worker {
             ("sent", udp.sent),
             ("truncated", udp.truncated),
             ("receive_errors", udp.receive_errors),
+            ("kernel_dropped", self.sockets.dropped_by_kernel()),
             ("send_would_block", udp.send_would_block),
             ("send_unreachable", udp.send_unreachable),
             ("send_not_permitted", udp.send_not_permitted),

@@ -266,19 +266,22 @@ pub struct UdpPort {
     mailbox: Mailbox,
     sockets: Vec<Arc<UdpSocket>>,
     counts: UdpCounts,
+    /// What the kernel dropped at sockets that are closed by now.
+    dropped_before: u64,
 }
 
 impl UdpPort {
     fn new(mailbox: Mailbox) -> Self {
-        Self { mailbox, sockets: Vec::new(), counts: UdpCounts::default() }
+        Self { mailbox, sockets: Vec::new(), counts: UdpCounts::default(), dropped_before: 0 }
     }
 
     /// Takes over the sockets of the latest [`UdpGroup::sync_addresses`]; says whether there was one.
     pub fn apply_changes(&mut self) -> bool {
-        let latest = self.mailbox.pop();
-        let changed = latest.is_some();
-        self.sockets = latest.unwrap_or_else(|| std::mem::take(&mut self.sockets));
-        changed
+        let Some(latest) = self.mailbox.pop() else { return false };
+        let kept = |old: &Arc<UdpSocket>| latest.iter().any(|new| Arc::ptr_eq(old, new));
+        self.dropped_before += dropped(self.sockets.iter().filter(|old| !kept(old)));
+        self.sockets = latest;
+        true
     }
 
     /// One entry per socket, in the order of their indices.
@@ -333,6 +336,17 @@ impl UdpPort {
     pub const fn counts(&self) -> UdpCounts {
         self.counts
     }
+
+    /// How many datagrams the kernel dropped before we could read them, above all because a socket's buffer was
+    /// full. A system call for each socket: not for every batch.
+    #[must_use]
+    pub fn dropped_by_kernel(&self) -> u64 {
+        self.dropped_before + dropped(self.sockets.iter())
+    }
+}
+
+fn dropped<'a>(sockets: impl Iterator<Item = &'a Arc<UdpSocket>>) -> u64 {
+    sockets.map(|socket| u64::from(socket.dropped())).sum()
 }
 
 #[cfg(test)]

@@ -53,6 +53,9 @@ pub struct UdpOptions {
     pub receive_buffer: Option<usize>,
 }
 
+/// What `SO_MEMINFO` tells, the drops being the last of them (`SK_MEMINFO_VARS` of linux/sock_diag.h).
+const MEMORY_FIGURES: usize = libc::SK_MEMINFO_DROPS as usize + 1;
+
 /// A non-blocking UDP socket bound to one unicast address.
 #[derive(Debug)]
 pub struct UdpSocket {
@@ -106,6 +109,20 @@ impl UdpSocket {
     #[must_use]
     pub const fn local_address(&self) -> SocketAddr {
         self.local
+    }
+
+    /// How many datagrams the kernel has dropped at this socket, above all because the receive buffer was full; 0
+    /// where it does not tell (Linux before 4.12).
+    #[must_use]
+    pub fn dropped(&self) -> u32 {
+        let mut memory = [0_u32; MEMORY_FIGURES];
+        let mut length = size_of_val(&memory) as libc::socklen_t;
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_MEMINFO);
+        // SAFETY: the pointer is to `length` octets that live through the call, which alone writes to them.
+        let result = unsafe {
+            libc::getsockopt(self.fd.as_raw_fd(), level, option, memory.as_mut_ptr().cast(), &raw mut length)
+        };
+        if result == 0 { memory[libc::SK_MEMINFO_DROPS as usize] } else { 0 }
     }
 
     /// Which receive stamps the kernel agreed to.
