@@ -51,6 +51,39 @@ fn requests_that_overrun_the_ring_are_counted_and_later_ones_answered() {
     assert!(status.success() && log.contains("every frame accounted for"), "{log}");
 }
 
+#[test]
+fn requests_that_overrun_the_socket_are_counted_and_later_ones_answered() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let daemon = Daemon::start(&lab, &Carrier::Socket.configuration(""));
+    let asker = Asker::new(&lab, CLIENT, SERVER[0]);
+    assert!(asker.ask().is_some());
+    // The receive buffer holds some 10,000.
+    let flood = 20_000;
+    daemon.signal("STOP");
+    (0..flood).for_each(|cookie| asker.send(cookie));
+    daemon.signal("CONT");
+    // The client's own buffer is small, so the replies are counted at the server.
+    let (mut replies, mut dropped) = (0, None);
+    eventually("each request was answered or counted as dropped", || {
+        replies = daemon.replies().socket;
+        dropped = daemon.status()["workers"][0]["socket_counters"]["kernel_dropped"].as_u64();
+        (replies + dropped? == flood + 1).then_some(())
+    });
+    assert!(replies > 1000 && dropped > Some(0), "the buffer was filled and ran over: {replies} {dropped:?}");
+    asker.receive_pending();
+    assert_answered_at_once(&lab);
+    // The count outlives the socket that it was made at.
+    lab.server_ip("address del 10.99.1.1/24 dev tb0");
+    eventually("the socket is closed", || {
+        let told = daemon.status();
+        let open = told["socket_addresses"].to_string().contains(SERVER[0]);
+        (!open).then(|| assert_eq!(told["workers"][0]["socket_counters"]["kernel_dropped"].as_u64(), dropped))
+    });
+}
+
 #[track_caller]
 fn one_thread_does_it_all(carrier: Carrier) {
     if !can_have_labs() {
