@@ -33,19 +33,18 @@ fn requests_that_overrun_the_ring_are_counted_and_later_ones_answered() {
     let daemon = Daemon::start(&lab, &configuration);
     let asker = Asker::new(&lab, CLIENT, SERVER[0]);
     assert!(asker.ask().is_some());
-    let flood = 2000;
-    daemon.signal("STOP");
-    (0..flood).for_each(|cookie| asker.send(cookie));
-    daemon.signal("CONT");
-    let replies = asker.receive_all(Duration::from_millis(300)).len() as u64;
-    assert_answered_at_once(&lab);
+    daemon.pause();
+    (0..2000).for_each(|cookie| asker.send(cookie));
+    daemon.resume();
+    // The ring held 128, the rest was lost while nobody was there to take it.
+    eventually("what the ring held is answered", || (daemon.replies().af_xdp == 1 + 128).then_some(()));
     let dropped: u64 = ["rx_ring_full", "fill_ring_empty", "rx_dropped"]
         .iter()
         .map(|name| daemon.queue_sum("kernel", name))
         .sum();
-    assert!((100..flood).contains(&replies), "what the ring held is answered: {replies}");
     assert!(dropped > 0, "the kernel says what it dropped: {}", daemon.status());
-    assert_eq!(daemon.queue_sum("counters", "rx_packets"), replies + 3, "the rings lost none of their own");
+    assert_answered_at_once(&lab);
+    assert_eq!(daemon.queue_sum("counters", "rx_packets"), 1 + 128 + 2);
     assert_eq!(daemon.queues_in_balance(), 1);
     let (status, log) = daemon.terminate();
     assert!(status.success() && log.contains("every frame accounted for"), "{log}");
@@ -62,9 +61,9 @@ fn requests_that_overrun_the_socket_are_counted_and_later_ones_answered() {
     assert!(asker.ask().is_some());
     // The receive buffer holds some 10,000.
     let flood = 20_000;
-    daemon.signal("STOP");
+    daemon.pause();
     (0..flood).for_each(|cookie| asker.send(cookie));
-    daemon.signal("CONT");
+    daemon.resume();
     // The client's own buffer is small, so the replies are counted at the server.
     let (mut replies, mut dropped) = (0, None);
     eventually("each request was answered or counted as dropped", || {

@@ -329,9 +329,29 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Sends it a signal, such as `STOP`.
+    /// Stops all its threads and returns when they are: the signal alone only asks for it.
     #[track_caller]
-    pub fn signal(&self, name: &str) {
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let is_stopped = |task: std::io::Result<fs::DirEntry>| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            // The state follows the name, which is in parentheses.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        eventually("all threads are stopped", || {
+            let mut tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            tasks.all(is_stopped).then_some(())
+        });
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    #[track_caller]
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    #[track_caller]
+    fn signal(&self, name: &str) {
         run_well(Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]));
     }
 
