@@ -294,7 +294,9 @@ impl Server {
         let kernel = clock::kernel_clock_state().map_err(|error| error.to_string());
         let (snapshot, trouble) = self.reference.snapshot(&kernel, clock::realtime(), self.precision);
         self.snapshot.publish(&snapshot);
-        if trouble != self.trouble {
+        // A value that only drifts is no news.
+        let kind = |trouble: &Option<Trouble>| trouble.as_ref().map(std::mem::discriminant);
+        if kind(&trouble) != kind(&self.trouble) {
             match &trouble {
                 Some(trouble) => warn!("{trouble}"),
                 None => info!(
@@ -303,8 +305,8 @@ impl Server {
                     "the clock is synchronised"
                 ),
             }
-            self.trouble = trouble;
         }
+        self.trouble = trouble;
     }
 
     pub(super) fn current_snapshot(&self) -> SystemSnapshot {
