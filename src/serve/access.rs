@@ -108,6 +108,7 @@ impl AccessList {
 
     /// What the most specific prefix that holds this address says. v4-mapped addresses follow the IPv4 rules.
     #[must_use]
+    #[inline]
     pub fn lookup(&self, address: IpAddr) -> Action {
         match address {
             IpAddr::V4(address) => self.ipv4.lookup(address.to_bits()),
@@ -161,7 +162,10 @@ const fn mapped_bits(address: Ipv6Addr) -> Option<u32> {
     if bits >> 32 == 0xffff { Some(bits as u32) } else { None }
 }
 
-/// Every address of one family in sorted ranges, each from its first address up to the next one's.
+/// Every address of one family in ranges, each from its first address up to the next one's.
+///
+/// Sorted while they are made, then laid out for the search: as a binary tree, the children of entry n at 2n and
+/// 2n + 1 (Eytzinger's layout), which takes half the instructions of a bisection. Entry 0 is not part of the tree.
 #[derive(Clone, Debug)]
 struct Ranges<Bits> {
     first: Vec<Bits>,
@@ -184,7 +188,7 @@ impl<Bits: Copy + Ord> Ranges<Bits> {
             open.push((last, action));
         }
         ranges.close(&mut open, &after, |_| true);
-        ranges
+        Self { first: as_tree(&ranges.first), actions: as_tree(&ranges.actions) }
     }
 
     /// Ends the innermost open prefixes as long as `ended` says so; behind each, the one around it goes on.
@@ -215,10 +219,30 @@ impl<Bits: Copy + Ord> Ranges<Bits> {
     }
 
     fn lookup(&self, address: Bits) -> Action {
-        // The first range begins at zero, so at least one is not behind the address.
-        let behind = self.first.partition_point(|first| *first <= address);
-        self.actions[behind - 1]
+        let mut node = 1;
+        while let Some(first) = self.first.get(node) {
+            node = 2 * node + usize::from(*first <= address);
+        }
+        // The way down ended with a turn to the right at the range's entry, then turns to the left only; each turn
+        // is a bit. There was one to the right, since the first range begins at zero.
+        self.actions[node >> (node.trailing_zeros() + 1)]
     }
+}
+
+/// Sorted values, at least one, in the order of the search.
+fn as_tree<T: Copy>(sorted: &[T]) -> Vec<T> {
+    fn fill<T: Copy>(sorted: &mut impl Iterator<Item = T>, tree: &mut [T], node: usize) {
+        if node < tree.len() {
+            fill(sorted, tree, 2 * node);
+            if let Some(value) = sorted.next() {
+                tree[node] = value;
+            }
+            fill(sorted, tree, 2 * node + 1);
+        }
+    }
+    let mut tree = [&sorted[..1], sorted].concat();
+    fill(&mut sorted.iter().copied(), &mut tree, 1);
+    tree
 }
 
 #[cfg(test)]
