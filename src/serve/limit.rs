@@ -116,6 +116,7 @@ impl RateLimiter {
     /// Judges a request that came at `now`, and remembers it if it is within the limit.
     ///
     /// `now` may come from several workers a little out of order, and may wrap: both are harmless.
+    #[inline]
     pub fn check(&self, client: &Client, now: Timestamp<Monotonic>, lottery: &mut Lottery) -> Verdict {
         let now = ticks(now);
         let tag = client.hash >> (u64::BITS - TAG_BITS);
@@ -148,17 +149,19 @@ const fn tag_mask() -> u64 {
 /// The word with this tag, or else the one with the oldest time: empty words first, heavy abusers last. (In the
 /// years after the time wrapped, "oldest" is by its bits: a poorer choice, not a wrong one.)
 fn find_or_choose(bucket: &Bucket, tag: u64) -> &AtomicU64 {
-    let mut oldest = (u64::MAX, &bucket.0[0]);
-    for word in &bucket.0 {
-        let bits = word.load(Ordering::Relaxed);
-        if bits & tag_mask() == tag {
-            return word;
+    let [first, others @ ..] = &bucket.0;
+    // In two turns, since most clients come back and need only the first.
+    let known = bucket.0.iter().find(|word| word.load(Ordering::Relaxed) & tag_mask() == tag);
+    known.unwrap_or_else(|| {
+        let mut oldest = (first.load(Ordering::Relaxed), first);
+        for word in others {
+            let bits = word.load(Ordering::Relaxed);
+            if bits < oldest.0 {
+                oldest = (bits, word);
+            }
         }
-        if bits < oldest.0 {
-            oldest = (bits, word);
-        }
-    }
-    oldest.1
+        oldest.1
+    })
 }
 
 /// Ticks of 2^-10 s, rounded down. A time before boot does not exist.
