@@ -31,5 +31,6 @@ fn main() {
         requests: number(requests),
         idle: !idle.is_empty(),
     };
-    println!("{} answered", run.run());
+    let answered = run.run();
+    assert_eq!(answered, if run.idle { 0 } else { run.requests }, "what is counted are answers");
 }

@@ -2,9 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark may")]
 
+#[allow(dead_code, reason = "the instruction count uses the rest")]
 mod workload;
 
-use criterion::{Criterion, black_box, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
+use std::hint::black_box;
 use std::sync::Arc;
 use timeball::datapath::ring::testing::{OFFSETS, ring_memory};
 use timeball::datapath::ring::{Consumer, Descriptor, FrameAddress, Producer};
@@ -76,7 +78,7 @@ fn answer(criterion: &mut Criterion) {
             bench.iter(|| {
                 number += 1;
                 buffer.copy_from_slice(&frames[number % frames.len()]);
-                let now = Timestamp::from_nanoseconds(number as i64 * 1000);
+                let now = Timestamp::from_nanoseconds(number as i64 * 1_000_000);
                 let bytes = black_box(buffer.as_mut_slice());
                 let reply = responder.respond_to_frame(bytes, 123, RECEIVED, now, &snapshot);
                 reply.map(|reply| reply.seal(SENT, bytes)).is_ok()
@@ -100,7 +102,7 @@ fn tables(criterion: &mut Criterion) {
         bench.iter(|| {
             let (client, number) = next();
             let client = keying.identify(address(Family::V4, client));
-            limiter.check(&client, Timestamp::from_nanoseconds(i64::from(number) * 1000), &mut lottery)
+            limiter.check(&client, Timestamp::from_nanoseconds(i64::from(number) * 1_000_000), &mut lottery)
         });
     });
 }
@@ -109,11 +111,12 @@ fn tables(criterion: &mut Criterion) {
 fn ring(criterion: &mut Criterion) {
     let memory = ring_memory(128, 2, 0);
     let mut producer = Producer::new(Arc::clone(&memory), OFFSETS, 128).unwrap();
-    let mut consumer = Consumer::new(memory, OFFSETS, 128).unwrap();
+    let mut consumer = Consumer::<Descriptor>::new(memory, OFFSETS, 128).unwrap();
     criterion.bench_function("ring/64 in and out", |bench| {
         bench.iter(|| {
             for number in 0..64 {
-                producer.push(Descriptor { address: FrameAddress(number << 11), length: 90, options: 0 });
+                let _ =
+                    producer.push(Descriptor { address: FrameAddress(number << 11), length: 90, options: 0 });
             }
             producer.submit();
             let mut sum = 0;

@@ -74,13 +74,13 @@ pub fn snapshot() -> SystemSnapshot {
     }
 }
 
-/// Client `number` asks; requests come a microsecond apart.
+/// Client `client` asks; requests come a millisecond apart, so that 2000 clients in turn are well within the limit.
 pub const fn arrival(family: Family, client: u32, request: u32) -> Arrival {
     Arrival {
         source: address(family, client),
         source_port: 40_000,
         receive_timestamp: RECEIVED,
-        now: Timestamp::from_nanoseconds(1_000_000_000 + request as i64 * 1000),
+        now: Timestamp::from_nanoseconds(1_000_000_000 + request as i64 * 1_000_000),
     }
 }
 
@@ -166,7 +166,7 @@ impl Loop {
                     if self.idle {
                         continue;
                     }
-                    let now = Timestamp::from_nanoseconds(1_000_000_000 + i64::from(number) * 1000);
+                    let now = Timestamp::from_nanoseconds(1_000_000_000 + i64::from(number) * 1_000_000);
                     if let Ok(reply) = responder.respond_to_frame(bytes, 123, RECEIVED, now, &snapshot) {
                         answered += u32::from(reply.prepared().kiss.is_none());
                         black_box(reply.seal(SENT, bytes));

@@ -44,7 +44,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
 /// A point in time of the Unix era as the wire has it.
 fn wire_time(nanoseconds: u64) -> u64 {
     let (seconds, rest) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
-    (seconds + NTP_TO_UNIX_SECONDS) << 32 | (rest << 32) / 1_000_000_000
+    ((seconds + NTP_TO_UNIX_SECONDS) << 32) + (rest << 32) / 1_000_000_000
 }
 
 fn unix_nanoseconds() -> u64 {
