@@ -120,6 +120,13 @@ impl InterfaceWatch {
     }
 }
 
+/// What a datagram from the kernel does to a view: decoder and view in one, for the fuzz target outside the crate.
+#[doc(hidden)]
+pub fn apply_datagram(view: &mut View, bytes: &[u8]) {
+    // A refused dump is of no interest there; what came before it is applied.
+    let _ = decode::read_datagram(bytes, 0, |event| view.apply(event));
+}
+
 impl Listener {
     fn open() -> io::Result<(Self, View)> {
         let socket = NetlinkSocket::open_route()?;

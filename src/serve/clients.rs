@@ -138,6 +138,8 @@ impl ClientStatistics {
     }
 
     /// Counts a request of `length` octets. **One thread only.**
+    // The call alone took 20 instructions of a request, and there is one caller.
+    #[inline(always)]
     pub fn record(
         &self,
         client: &Client,

@@ -5,7 +5,7 @@
 
 use super::Refusal;
 use super::access::{AccessList, Action};
-use super::clients::{ClientKeying, ClientStatistics};
+use super::clients::{Client, ClientKeying, ClientStatistics};
 use super::limit::{Lottery, RateLimiter, Verdict};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpTimestamp, Timestamp};
@@ -142,9 +142,23 @@ impl Responder {
             },
         };
         self.statistics.record(&client, version, length, refused.is_none(), arrival.now);
-        let Some((refusal, code)) = refused else { return Ok(None) };
+        match refused {
+            None => Ok(None),
+            Some((refusal, code)) => self.tell(&client, arrival.now, refusal, code),
+        }
+    }
+
+    /// Is the client told of its refusal, and may it be told now?
+    #[cold]
+    fn tell(
+        &mut self,
+        client: &Client,
+        now: Timestamp<Monotonic>,
+        refusal: Refusal,
+        code: Option<KissCode>,
+    ) -> Result<Option<(KissCode, Refusal)>, Refusal> {
         let (Some(code), Some(kiss_limiter)) = (code, &self.policy.kiss_limiter) else { return Err(refusal) };
-        match kiss_limiter.check(&client, arrival.now, &mut self.lottery) {
+        match kiss_limiter.check(client, now, &mut self.lottery) {
             Verdict::Over => Err(refusal),
             Verdict::Within | Verdict::Leaked => Ok(Some((code, refusal))),
         }

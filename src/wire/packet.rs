@@ -39,6 +39,7 @@ impl<'a> Packet<'a> {
     ///
     /// # Errors
     /// [`Malformed`] names the first thing that is wrong. The mode is not looked at.
+    #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<Self, Malformed> {
         let Ok((header, trailer)) = Header::ref_from_prefix(payload) else {
             let available = payload.len();
