@@ -35,7 +35,8 @@ fuzz_target!(|pieces: Vec<Vec<u8>>| {
         if asked {
             // Who sent more than a line finds the connection reset behind the answer.
             let _ = stream.read_to_end(&mut answer);
-            assert_eq!(answer, b"{}\n");
+            // Who sent more than a question's length is dropped, asked or not.
+            assert!(answer.is_empty() || answer == b"{}\n", "{answer:?}");
         }
         drop(stream);
         socket.serve(|_| Vec::new());
