@@ -56,8 +56,8 @@ pub enum AccessError {
 /// An access list, ready for lookups.
 #[derive(Clone, Debug)]
 pub struct AccessList {
-    ipv4: SearchTree<u32>,
-    ipv6: SearchTree<u128>,
+    ipv4: SearchTree<u32, Action>,
+    ipv6: Ipv6Tree,
     /// Sorted, so that a prefix comes right before those inside it; /0 of both families is always there.
     rules: Vec<(IpNet, Action)>,
 }
@@ -101,7 +101,7 @@ impl AccessList {
         });
         Ok(Self {
             ipv4: SearchTree::new(Ranges::flatten(ipv4, |last| last.checked_add(1)).0),
-            ipv6: SearchTree::new(Ranges::flatten(ipv6, |last| last.checked_add(1)).0),
+            ipv6: Ipv6Tree::new(&Ranges::flatten(ipv6, |last| last.checked_add(1)).0),
             rules: sorted.into_iter().collect(),
         })
     }
@@ -211,30 +211,80 @@ impl<Bits: Copy + Ord> Ranges<Bits> {
 /// at `2 i` and `2 i + 1`. A step of a search is a comparison whose outcome is the next bit of the way, and
 /// leaving the tree is the only branch; that takes two thirds of the instructions of a search in a sorted list.
 #[derive(Clone, Debug)]
-struct SearchTree<Bits> {
+struct SearchTree<Bits, Value> {
     /// The first address of each range.
     first: Box<[Bits]>,
-    actions: Box<[Action]>,
+    values: Box<[Value]>,
 }
 
-impl<Bits: Copy + Ord> SearchTree<Bits> {
+impl<Bits: Copy + Ord, Value: Copy> SearchTree<Bits, Value> {
     /// Of ranges that begin at the lowest address and cover all.
-    fn new(ranges: Vec<(Bits, Action)>) -> Self {
+    fn new(ranges: Vec<(Bits, Value)>) -> Self {
         // Place 0 is never looked at; what is there does not matter.
         let mut tree: Vec<_> = ranges.first().into_iter().chain(&ranges).copied().collect();
         fill(&mut tree, 1, &mut ranges.into_iter());
-        let (first, actions): (Vec<_>, Vec<_>) = tree.into_iter().unzip();
-        Self { first: first.into(), actions: actions.into() }
+        let (first, values): (Vec<_>, Vec<_>) = tree.into_iter().unzip();
+        Self { first: first.into(), values: values.into() }
     }
 
-    fn lookup(&self, address: Bits) -> Action {
+    fn lookup(&self, address: Bits) -> Value {
         let mut node = 1;
         while let Some(first) = self.first.get(node) {
             node = 2 * node + usize::from(*first <= address);
         }
         // The range is where the way last turned right: take back that turn and the left ones after it. There
         // was one, since the range that begins at the lowest address is on everyone's way or left of it.
-        self.actions[node >> (node.trailing_zeros() + 1)]
+        self.values[node >> (node.trailing_zeros() + 1)]
+    }
+}
+
+/// A tree of the upper halves of IPv6 addresses, which decide about nearly all of them, and a further one for each
+/// upper half that is divided. Halves are what a processor compares in one instruction.
+#[derive(Clone, Debug)]
+struct Ipv6Tree {
+    upper: SearchTree<u64, Upper>,
+    lower: Vec<SearchTree<u64, Action>>,
+}
+
+/// What an upper half decides.
+#[derive(Clone, Copy, Debug)]
+enum Upper {
+    Action(Action),
+    /// It is divided: the tree of its lower halves.
+    Divided(usize),
+}
+
+impl Ipv6Tree {
+    /// Of ranges that begin at the lowest address and cover all.
+    fn new(ranges: &[(u128, Action)]) -> Self {
+        let mut upper: Vec<(u64, Upper)> = Vec::new();
+        let mut lower = Vec::new();
+        let mut before = Action::default();
+        for group in ranges.chunk_by(|one, other| one.0 >> 64 == other.0 >> 64) {
+            let [(first, action), ..] = *group else { continue };
+            let half = (first >> 64) as u64;
+            // What was to go on after a divided half ends where this one begins.
+            upper.pop_if(|(begun, _)| *begun == half);
+            if group.len() == 1 && first as u64 == 0 {
+                upper.push((half, Upper::Action(action)));
+                before = action;
+                continue;
+            }
+            let begins_later = (first as u64 != 0).then_some((0, before));
+            let parts = group.iter().map(|(first, action)| (*first as u64, *action));
+            upper.push((half, Upper::Divided(lower.len())));
+            lower.push(SearchTree::new(begins_later.into_iter().chain(parts).collect()));
+            before = group.last().map_or(before, |(_, action)| *action);
+            upper.extend(half.checked_add(1).map(|next| (next, Upper::Action(before))));
+        }
+        Self { upper: SearchTree::new(upper), lower }
+    }
+
+    fn lookup(&self, address: u128) -> Action {
+        match self.upper.lookup((address >> 64) as u64) {
+            Upper::Action(action) => action,
+            Upper::Divided(index) => self.lower[index].lookup(address as u64),
+        }
     }
 }
 

@@ -61,9 +61,8 @@ impl SystemSnapshot {
     /// The root dispersion at a later time, rounded up onto the wire.
     #[must_use]
     pub fn root_dispersion_at(&self, time: NtpTimestamp) -> NtpShort {
-        let age = (time - self.reference_timestamp).to_bits().max(0);
-        let grown = NtpDuration::from_bits(age) * self.dispersion_rate;
-        NtpShort::from_duration_rounded_up(self.root_dispersion + grown)
+        let age = NtpShort::from_duration_rounded_up(time - self.reference_timestamp);
+        NtpShort::from_duration_rounded_up(self.root_dispersion + age.growth(self.dispersion_rate))
     }
 }
 

@@ -147,6 +147,16 @@ impl NtpShort {
         if bits > u32::MAX as u64 { Self::MAX } else { Self(bits as u32) }
     }
 
+    /// How far a clock running off by this frequency drifts in this time, in 64 bits and never below the exact
+    /// value: for the reply to every request. A negative frequency counts as none, one above 31250 ppm (2^27 of its units) as that.
+    #[must_use]
+    pub const fn growth(self, frequency: Ppm) -> NtpDuration {
+        // Units of 2^-16 s times units of 2^-32, below 2^63 as long as the frequency is below 2^31 of its units.
+        let rate = if frequency.0 < 0 { 0 } else { frequency.0.cast_unsigned() };
+        let rate = if rate < 1 << 27 { rate } else { 1 << 27 };
+        NtpDuration(((self.0 as u64 * rate).div_ceil(1 << 16)).cast_signed())
+    }
+
     /// As a difference; exact.
     #[must_use]
     pub const fn to_duration(self) -> NtpDuration {
@@ -231,6 +241,18 @@ mod tests {
         let grown = day * Ppm::FREQUENCY_TOLERANCE;
         assert!(grown.seconds() >= 86_400.0 * 15e-6);
         assert!(grown.seconds() < 86_400.0 * 15.001e-6);
+    }
+
+    #[test]
+    fn growth_of_a_short_interval_is_drift_rounded_up() {
+        for seconds in [0, 1, 64, 1000, 65_535] {
+            let interval = NtpDuration::from_seconds(seconds);
+            let exact = interval * Ppm::FREQUENCY_TOLERANCE;
+            let growth = NtpShort::from_duration_rounded_up(interval).growth(Ppm::FREQUENCY_TOLERANCE);
+            assert!((0..=1).contains(&(growth - exact).to_bits()), "{seconds} s: {growth} and {exact}");
+        }
+        assert_eq!(NtpShort::MAX.growth(Ppm::from_bits(-5)), NtpDuration::ZERO);
+        assert!(NtpShort::MAX.growth(Ppm::from_bits(i64::MAX)).seconds() > 2000.0);
     }
 
     #[test]
