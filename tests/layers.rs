@@ -70,7 +70,10 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// The code of a file without comments and without its test module, which comes last.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    // A test module comes last, here or in a file of its own; other test-only items stand before real code.
+    let end =
+        ["#[cfg(test)]\nmod tests", "#[cfg(test)]\n#[path"].iter().filter_map(|mark| text.find(mark)).min();
+    let code = &text[..end.unwrap_or(text.len())];
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 

@@ -84,7 +84,16 @@ pub const fn arrival(family: Family, client: u32, request: u32) -> Arrival {
     }
 }
 
-/// An Ethernet frame with this UDP payload, from `source` to port 123. Its checksums are left to whom it may concern.
+/// Writes the header's checksum, word by word (RFC 1071).
+fn sum_ipv4_header(header: &mut [u8]) {
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    header[10..12].copy_from_slice(&(!sum as u16).to_be_bytes());
+}
+
+/// An Ethernet frame with this UDP payload, from `source` to port 123. Its UDP checksum is left to whom it may
+/// concern, but is there.
 pub fn frame(source: IpAddr, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     let udp_length = (8 + payload.len()) as u16;
@@ -104,7 +113,10 @@ pub fn frame(source: IpAddr, payload: &[u8]) -> Vec<u8> {
             frame.extend_from_slice(&[0xfd, 0x99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         }
     }
-    for word in [40_000, 123, udp_length, 0] {
+    if source.is_ipv4() {
+        sum_ipv4_header(&mut frame[14..34]);
+    }
+    for word in [40_000, 123, udp_length, 0xbeef] {
         frame.extend_from_slice(&word.to_be_bytes());
     }
     frame.extend_from_slice(payload);

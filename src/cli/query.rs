@@ -4,7 +4,7 @@ use super::Failure;
 use super::args::QueryArguments;
 use crate::sys::{clock, process};
 use crate::time::{Log2Seconds, NtpDuration, NtpTimestamp, Realtime, Timestamp};
-use crate::wire::{Header, Leap, Mode, Packet, Version};
+use crate::wire::{Header, KissCode, Leap, Mode, Packet, Version};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -60,7 +60,9 @@ pub(super) fn query(arguments: &QueryArguments) -> Result<(), Failure> {
                     best = Some(sample);
                 }
             }
-            Err(failure) => last_failure = Some(failure),
+            // Told to stop (RFC 5905 section 7.4), so no further question.
+            Err(Unanswered::Kiss(failure)) => return Err(failure),
+            Err(Unanswered::Failed(failure)) => last_failure = Some(failure),
         }
     }
     match (best, last_failure) {
@@ -70,7 +72,21 @@ pub(super) fn query(arguments: &QueryArguments) -> Result<(), Failure> {
     }
 }
 
-fn ask(address: SocketAddr) -> Result<Sample, Failure> {
+/// Why there is no sample.
+enum Unanswered {
+    /// The server refuses.
+    Kiss(Failure),
+    /// Anything else; another try may do.
+    Failed(Failure),
+}
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn ask(address: SocketAddr) -> Result<Sample, Unanswered> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             Failure::failed(format_args!("{address} did not answer within {} s", ANSWER_TIME.as_secs()))
@@ -97,7 +113,7 @@ fn ask(address: SocketAddr) -> Result<Sample, Failure> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(failed(io::ErrorKind::TimedOut.into()));
+            return Err(failed(io::ErrorKind::TimedOut.into()).into());
         }
         socket.set_read_timeout(Some(left)).map_err(failed)?;
         let length = socket.recv(&mut buffer).map_err(failed)?;
@@ -115,18 +131,26 @@ fn judge(
     reply: &Header,
     sent: Timestamp<Realtime>,
     received: Timestamp<Realtime>,
-) -> Result<Sample, Failure> {
-    if reply.stratum == 0 && reply.reference_id.0 != [0; 4] {
+) -> Result<Sample, Unanswered> {
+    if reply.stratum == 0
+        && [KissCode::Deny, KissCode::Restrict, KissCode::Rate]
+            .map(KissCode::reference_id)
+            .contains(&reply.reference_id)
+    {
         let code = reply.reference_id;
-        return Err(Failure::failed(format_args!("{address} refuses: Kiss-o'-Death {code}")));
+        return Err(Unanswered::Kiss(Failure::failed(format_args!(
+            "{address} refuses: Kiss-o'-Death {code}"
+        ))));
     }
     if reply.leap() == Leap::Unsynchronised || !(1..=15).contains(&reply.stratum) {
-        return Err(Failure::failed(format_args!("{address} is not synchronised (stratum 16 or leap 3)")));
+        return Err(
+            Failure::failed(format_args!("{address} is not synchronised (stratum 16 or leap 3)")).into()
+        );
     }
     let (t1, t4) = (sent.to_ntp(), received.to_ntp());
     let (t2, t3) = (reply.receive_timestamp(), reply.transmit_timestamp());
     if t2.is_unknown() || t3.is_unknown() {
-        return Err(Failure::failed(format_args!("{address} answered without timestamps")));
+        return Err(Failure::failed(format_args!("{address} answered without timestamps")).into());
     }
     // RFC 5905 section 8. Halved before they are added, since the sum of two differences may not fit.
     let offset = NtpDuration::from_bits((t2 - t1).to_bits() / 2 + (t3 - t4).to_bits() / 2);

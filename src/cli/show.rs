@@ -79,8 +79,7 @@ fn status_text(report: &StatusReport) -> String {
         text.push('\n');
         text.push_str(&interface_text(interface));
     }
-    let sockets = report.socket_addresses.join(", ");
-    let _ = writeln!(text, "\nsockets  {}", if sockets.is_empty() { "none" } else { &sockets });
+    let _ = writeln!(text, "\nsockets  {}", listed(&report.socket_addresses));
     let dropped: u64 =
         report.workers.iter().filter_map(|worker| worker.socket_counters.get("kernel_dropped")).sum();
     if dropped > 0 {
@@ -180,12 +179,13 @@ fn queue_table(queues: &[QueueReport]) -> String {
         "ring full",
         "fill empty",
         "no buffer",
-        "tx full",
+        "tx lost",
         "frames",
         "memory",
     ])];
     for queue in queues {
-        let ours = |name: &str| grouped(queue.counters.get(name).copied().unwrap_or(0));
+        let counter = |name: &str| queue.counters.get(name).copied().unwrap_or(0);
+        let ours = |name: &str| grouped(counter(name));
         let kernel = |name: &str| grouped(queue.kernel.get(name).copied().unwrap_or(0));
         rows.push(vec![
             queue.queue.to_string(),
@@ -196,7 +196,7 @@ fn queue_table(queues: &[QueueReport]) -> String {
             kernel("rx_ring_full"),
             kernel("fill_ring_empty"),
             kernel("rx_dropped"),
-            ours("tx_full"),
+            grouped(counter("tx_full") + counter("tx_dropped")),
             if queue.frames_balanced { "all there" } else { "ASTRAY" }.to_owned(),
             bytes(queue.memory_bytes),
         ]);
@@ -220,6 +220,16 @@ fn clients_text(report: &ClientsReport) -> String {
     }
     text.push_str(&columns(&rows));
     text
+}
+
+/// The first of them, and how many more.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    match names.len() {
+        0 => "none".to_owned(),
+        count if count > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), count - SHOWN),
+        _ => names.join(", "),
+    }
 }
 
 fn heading(names: &[&str]) -> Vec<String> {

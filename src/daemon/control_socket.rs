@@ -145,6 +145,8 @@ impl Connection {
         }
         if let Some(end) = self.question.iter().position(|&octet| octet == b'\n') {
             self.answer = answer(String::from_utf8_lossy(&self.question[..end]).trim());
+            // A long report took its time to be made; the reader has all of his.
+            self.since = Instant::now();
         }
         self.question.len() <= QUESTION_LENGTH_MAX
     }
@@ -159,9 +161,13 @@ pub fn ask(path: &Path, question: &str) -> io::Result<String> {
     stream.set_read_timeout(Some(CONNECTION_LIFETIME))?;
     writeln!(stream, "{question}")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    if answer.is_empty() {
-        return Err(io::Error::new(ErrorKind::UnexpectedEof, "the daemon closed without an answer"));
+    stream.read_to_string(&mut answer).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, "it did not answer within 2 s"),
+        _ => error,
+    })?;
+    // The line's end is the answer's.
+    if !answer.ends_with('\n') {
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "its answer was cut off"));
     }
     Ok(answer)
 }
@@ -175,7 +181,7 @@ mod tests {
         client: std::thread::JoinHandle<io::Result<String>>,
     ) -> String {
         while !client.is_finished() {
-            socket.serve(|question| format!("you said {question}").into_bytes());
+            socket.serve(|question| format!("you said {question}\n").into_bytes());
             std::thread::sleep(Duration::from_millis(1));
         }
         client.join().unwrap().unwrap()
@@ -188,7 +194,7 @@ mod tests {
         let mut socket = ControlSocket::open(&path).unwrap();
         let asked = path.clone();
         let client = std::thread::spawn(move || ask(&asked, "status"));
-        assert_eq!(serve_until_done(&mut socket, client), "you said status");
+        assert_eq!(serve_until_done(&mut socket, client), "you said status\n");
         assert!(matches!(ControlSocket::open(&path), Err(ControlSocketError::AlreadyRunning(_))));
         drop(socket);
         assert!(!path.exists());

@@ -62,9 +62,10 @@ impl Exchange {
         transmit_errors: Option<&mut TransmitErrors>,
     ) -> Round {
         let mut transmit_errors = transmit_errors;
+        let mut clock = None;
         port.complete(|frame, stamp| {
             if let Some(errors) = transmit_errors.as_deref_mut() {
-                errors.departed(frame.index(), stamp);
+                errors.departed(frame.index(), stamp, *clock.get_or_insert_with(BatchClock::read));
             }
         });
         let received = port.receive(&mut self.frames);
@@ -163,12 +164,12 @@ impl TransmitErrors {
         }
     }
 
-    fn departed(&mut self, frame: usize, stamp: Option<TransmitStamp>) {
+    fn departed(&mut self, frame: usize, stamp: Option<TransmitStamp>, clock: BatchClock) {
         let (Some(TransmitStamp::Tai(tai)), Some(&transmit_time)) = (stamp, self.transmit_times.get(frame))
         else {
             return;
         };
-        let Some(departure) = BatchClock::read().arrival(tai) else { return };
+        let Some(departure) = clock.arrival(tai) else { return };
         let error = departure.nanoseconds_since(transmit_time);
         self.samples += 1;
         self.sum_nanoseconds += i128::from(error);

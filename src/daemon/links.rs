@@ -79,6 +79,10 @@ struct Steered {
     steering: Steering,
     guard: RestoreGuard,
     addresses: Vec<SteeringAddress>,
+    /// Why steering does not follow the addresses, so that it is logged once.
+    behind: Option<String>,
+    /// Its queues' sockets are bound to nothing any more.
+    lost: bool,
     /// The VLAN children when tag stripping was decided upon.
     children: usize,
 }
@@ -142,6 +146,23 @@ impl Links {
         Some(format!("{} cannot be served through AF_XDP: {}", link.name, reasons.join("; ")))
     }
 
+    /// The queues of this interface are bound to nothing: it went and came back unseen.
+    pub fn lost(&mut self, ifindex: u32) {
+        for link in &mut self.links {
+            if let State::AfXdp(steered) = &mut link.state
+                && steered.ifindex == ifindex
+            {
+                steered.lost = true;
+            }
+        }
+    }
+
+    /// Is there an interface to be opened anew for that?
+    #[must_use]
+    pub fn have_lost_one(&self) -> bool {
+        self.links.iter().any(|link| matches!(&link.state, State::AfXdp(steered) if steered.lost))
+    }
+
     /// Takes the XDP programs off, so that the kernel's sockets see every further packet.
     pub fn detach(&mut self) {
         for link in &mut self.links {
@@ -180,16 +201,18 @@ impl Link {
     fn leave_if_changed(&mut self, interface: Option<&Interface>, view: &View, crew: &mut Crew) {
         let Some(ifindex) = self.ifindex() else { return };
         let same = interface.is_some_and(|interface| interface.ifindex == ifindex);
-        let vlans_came = match &self.state {
-            State::AfXdp(steered) => steered.children == 0 && !view.vlan_children(ifindex).is_empty(),
-            _ => false,
+        let (vlans_came, lost) = match &self.state {
+            State::AfXdp(steered) => {
+                (steered.children == 0 && !view.vlan_children(ifindex).is_empty(), steered.lost)
+            }
+            _ => (false, false),
         };
         let came_up = matches!(self.state, State::Sockets { down: true, .. })
             && interface.is_some_and(|interface| interface.up);
-        if same && !vlans_came && !came_up {
+        if same && !vlans_came && !came_up && !lost {
             return;
         }
-        if !same {
+        if !same || lost {
             warn!(interface = %self.name, index = ifindex, "interface is gone");
         }
         if matches!(self.state, State::AfXdp(_)) {
@@ -267,9 +290,14 @@ impl Link {
             rung: self.attempts.last().map(|attempt| attempt.rung.clone()).unwrap_or_default(),
             children: facts.vlan_children.len(),
             addresses: Vec::new(),
+            behind: None,
+            lost: false,
             guard,
             steering: {
-                opened.steering.replace_denied(&common.dropped).map_err(|error| error.to_string())?;
+                // The workers refuse these clients too; the program only does so sooner.
+                if let Err(error) = opened.steering.replace_denied(&common.dropped) {
+                    warn!(interface = %self.name, %error, "the XDP program does not drop what is denied");
+                }
                 opened.connect().map_err(|error| error.to_string())?;
                 opened.steering
             },
@@ -355,9 +383,16 @@ impl Steered {
             Ok(()) => {
                 info!(interface = name, addresses = wanted.len(), "steering follows the addresses");
                 self.addresses = wanted;
+                self.behind = None;
             }
             // The others are served by the sockets, and the next change tries again.
-            Err(error) => warn!(interface = name, %error, "steering does not follow the addresses"),
+            Err(error) => {
+                let text = error.to_string();
+                if self.behind.as_ref() != Some(&text) {
+                    warn!(interface = name, error = text, "steering does not follow the addresses");
+                }
+                self.behind = Some(text);
+            }
         }
     }
 

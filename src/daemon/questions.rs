@@ -44,7 +44,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn status(server: &mut Server) -> StatusReport {
-    server.count_passed();
+    server.take_notices();
     let (workers, queues) = server.crew.report();
     let config = &server.config;
     StatusReport {

@@ -7,7 +7,7 @@ use super::crew::Crew;
 use super::exchange::Answering;
 use super::links::{Common, Links};
 use super::questions;
-use super::worker::{Passed, Worker};
+use super::worker::{Notice, Passed, Worker};
 use crate::clock::{Reference, ReferenceKind, Trouble};
 use crate::config::{self, Config, Policy as AccessPolicy, Workers};
 use crate::datapath::interface::{InterfaceWatch, View};
@@ -36,8 +36,8 @@ use tracing::{debug, error, info, warn};
 const TICK: Duration = Duration::from_secs(1);
 /// How soon a question that could not be answered in one go is looked at again.
 const WRITING: Duration = Duration::from_millis(5);
-/// Packets of other modes that may wait for the control thread.
-const PASSED_MAX: usize = 256;
+/// What workers may have to tell before the control thread listens.
+const NOTICES_MAX: usize = 256;
 /// Kernel memory for datagrams waiting at one socket: about 2,000 requests, 20 ms at 100,000 a second.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How often one client is told of a refusal: as NTP's shortest usual poll interval.
@@ -133,7 +133,7 @@ pub(super) struct Server {
     pub(super) statistics: Vec<Arc<ClientStatistics>>,
     pub(super) limiters: [Option<Arc<RateLimiter>>; 2],
     control_socket: Option<ControlSocket>,
-    passed: Receiver<Passed>,
+    notices: Receiver<Notice>,
     pub(super) unsolicited: BTreeMap<Mode, u64>,
 }
 
@@ -147,6 +147,11 @@ impl Server {
         check_interfaces(config, watch.view())?;
         let cores = cores(config)?;
         let workers = worker_count(config, watch.view(), cores.len());
+        if workers > cores.len() {
+            warn!(workers, cpus = cores.len(), "more workers than CPUs: the last ones are not pinned");
+        }
+        // Every address takes a descriptor for each worker. What cannot be had is told when one is missing.
+        let _ = process::raise_descriptor_limit();
         let precision = clock::measure_precision();
         let reference = reference(config);
         let snapshot = Arc::new(SnapshotCell::new(&SystemSnapshot::unsynchronised(precision)));
@@ -157,7 +162,7 @@ impl Server {
         let limiters = [policy.limiter.clone(), policy.kiss_limiter.clone()];
         let options = UdpOptions { device: None, receive_buffer: Some(RECEIVE_BUFFER) };
         let (group, ports) = UdpGroup::new(config.port, workers.max(1), options);
-        let (to_control, passed) = bounded(PASSED_MAX);
+        let (to_control, notices) = bounded(NOTICES_MAX);
         let mut statistics = Vec::new();
         let workers_ready = ports.into_iter().enumerate().map(|(index, sockets)| {
             let own =
@@ -199,7 +204,7 @@ impl Server {
             statistics,
             limiters,
             control_socket,
-            passed,
+            notices,
             unsolicited: BTreeMap::new(),
         };
         server.begin().inspect_err(|_| server.stop())?;
@@ -210,9 +215,10 @@ impl Server {
     fn begin(&mut self) -> Result<(), ServeError> {
         self.publish_clock();
         let failed = self.sync_sockets();
-        self.failed_sockets =
-            failed.iter().map(|(local, error)| (local.address().to_string(), error.to_string())).collect();
-        if let Some((_, error)) = failed.into_iter().find(|(_, error)| !is_expected(error)) {
+        if !failed.iter().any(|(_, error)| is_fatal(error)) {
+            self.note_failed_sockets(&failed);
+        }
+        if let Some((_, error)) = failed.into_iter().find(|(_, error)| is_fatal(error)) {
             return Err(error.into());
         }
         self.links.reconcile(self.watch.view(), &mut self.crew);
@@ -251,7 +257,7 @@ impl Server {
             if tick {
                 next_tick = Instant::now() + TICK;
                 self.publish_clock();
-                self.count_passed();
+                self.take_notices();
                 if self.crew.has_lost_one() {
                     return Err(ServeError::WorkerLost);
                 }
@@ -286,7 +292,7 @@ impl Server {
     fn stop(&mut self) {
         self.links.detach();
         self.crew.stop();
-        self.count_passed();
+        self.take_notices();
     }
 
     /// Looks at the clock and tells the workers.
@@ -320,7 +326,11 @@ impl Server {
     fn follow_interfaces(&mut self) {
         match self.watch.update() {
             // Nothing new, but what failed before may work by now.
-            Ok(changes) if changes.is_empty() && self.failed_sockets.is_empty() => return,
+            Ok(changes)
+                if changes.is_empty() && self.failed_sockets.is_empty() && !self.links.have_lost_one() =>
+            {
+                return;
+            }
             Ok(_) => {}
             Err(error) => warn!(%error, "interfaces cannot be listed; trying again"),
         }
@@ -354,12 +364,17 @@ impl Server {
         self.failed_sockets = texts;
     }
 
-    /// What other modes sent. There are no associations yet, so nobody waits for any of it (RFC 5905 figure 20:
+    /// What the workers have to tell. Of packets of other modes only the number counts: there are no associations yet, so nobody waits for any of it (RFC 5905 figure 20:
     /// without association, modes 2, 4 and 5 are discarded; 1 is, as long as no passive association is allowed).
-    pub(super) fn count_passed(&mut self) {
-        for Passed { source, destination, mode } in self.passed.try_iter() {
-            debug!(%source, %destination, ?mode, "packet without association");
-            *self.unsolicited.entry(mode).or_default() += 1;
+    pub(super) fn take_notices(&mut self) {
+        for notice in self.notices.try_iter() {
+            match notice {
+                Notice::Packet(Passed { source, destination, mode }) => {
+                    debug!(%source, %destination, ?mode, "packet without association");
+                    *self.unsolicited.entry(mode).or_default() += 1;
+                }
+                Notice::QueueGone { ifindex } => self.links.lost(ifindex),
+            }
         }
     }
 
@@ -380,6 +395,11 @@ fn open_control_socket(config: &Config) -> Result<Option<ControlSocket>, ServeEr
             Ok(None)
         }
     }
+}
+
+/// Does this keep the server from starting? One address that fails otherwise leaves the others to be served.
+const fn is_fatal(error: &OpenError) -> bool {
+    matches!(error, OpenError::AddressInUse(_) | OpenError::NotPermitted(_))
 }
 
 /// An address that is not there yet is the usual case while IPv6 looks for duplicates.

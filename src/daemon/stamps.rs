@@ -10,13 +10,16 @@ pub struct BatchClock {
     pub realtime: Timestamp<Realtime>,
     /// `CLOCK_TAI` minus `CLOCK_REALTIME`, in nanoseconds: whole seconds. Read anew for every batch, since
     /// whoever keeps the clock may set it at any time.
-    tai_ahead: i64,
+    /// `None` if they cannot be compared: then no stamp of this batch is trusted.
+    tai_ahead: Option<i64>,
 }
 
 /// How old a request may be when it is answered. A frame may wait in a ring while the process is stopped; one
 /// that seems older than this was stamped by a clock that has been set since.
 const AGE_MAX: i64 = 4_000_000_000;
 const SECOND: i64 = 1_000_000_000;
+/// How far apart the readings of the two clocks may be to be compared.
+const APART_MAX: i64 = 100_000_000;
 
 impl BatchClock {
     /// Reads the clocks.
@@ -27,16 +30,20 @@ impl BatchClock {
     }
 
     fn at(realtime: Timestamp<Realtime>, tai: Option<Timestamp<Tai>>) -> Self {
-        // The two readings are some tens of nanoseconds apart; the difference is whole seconds by definition.
-        let ahead = tai.map_or(0, |tai| tai.nanoseconds() - realtime.nanoseconds());
-        let tai_ahead = (ahead + SECOND / 2).div_euclid(SECOND) * SECOND;
+        // The difference is whole seconds by definition, and the readings are some tens of nanoseconds apart unless
+        // the thread was stopped in between.
+        let tai_ahead = tai.and_then(|tai| {
+            let ahead = tai.nanoseconds().checked_sub(realtime.nanoseconds())?;
+            let whole = (ahead + SECOND / 2).div_euclid(SECOND) * SECOND;
+            ((ahead - whole).abs() <= APART_MAX).then_some(whole)
+        });
         Self { realtime, tai_ahead }
     }
 
     /// The arrival in UTC, if the stamp can be true: not in the future, and no older than four seconds.
     #[must_use]
     pub fn arrival(&self, stamp: Timestamp<Tai>) -> Option<Timestamp<Realtime>> {
-        let arrival = Timestamp::from_nanoseconds(stamp.nanoseconds().checked_sub(self.tai_ahead)?);
+        let arrival = Timestamp::from_nanoseconds(stamp.nanoseconds().checked_sub(self.tai_ahead?)?);
         self.plausible(arrival)
     }
 
@@ -65,6 +72,15 @@ mod tests {
             let stamp = Timestamp::from_nanoseconds(NOW + offset * SECOND - 2_500);
             assert_eq!(batch(offset).arrival(stamp), Some(Timestamp::from_nanoseconds(NOW - 2_500)));
         }
+    }
+
+    #[test]
+    fn a_pause_between_the_readings_shifts_no_stamp() {
+        let paused = BatchClock::at(
+            Timestamp::from_nanoseconds(NOW + 700_000_000),
+            Some(Timestamp::from_nanoseconds(NOW + 37 * SECOND)),
+        );
+        assert_eq!(paused.arrival(Timestamp::from_nanoseconds(NOW + 37 * SECOND - 400_000_000)), None);
     }
 
     #[test]

@@ -12,10 +12,10 @@ use super::report::{QueueReport, WorkerReport};
 use super::stamps::BatchClock;
 use crate::datapath::af_xdp::{BATCH, Link, Port};
 use crate::datapath::udp::UdpPort;
-use crate::serve::{Arrival, Refusal};
+use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
 use crate::sys::process::{self, PollEntry, Waker};
-use crate::sys::socket::Batch;
+use crate::sys::socket::{BATCH_MAX, Batch};
 use crate::wire::Mode;
 use crossbeam::channel::{Receiver, Sender};
 use std::collections::BTreeMap;
@@ -31,7 +31,9 @@ const ROUNDS_PER_TURN: usize = 8;
 const BUSY_TURNS_PER_POLL: u32 = 64;
 /// How soon a worker looks again at packets that the kernel would not take.
 const RETRY: Duration = Duration::from_millis(2);
-/// How long a queue that is given up may take to hand back its frames.
+/// How often a worker asks whether the interfaces of its queues are still there: nothing else tells.
+const LINK_CHECK: Duration = Duration::from_secs(1);
+/// How long all queues that are given up together may take to hand back their frames.
 const DRAIN_TIME: Duration = Duration::from_millis(200);
 
 /// What the control thread asks of a worker.
@@ -59,7 +61,19 @@ pub struct WorkerState {
     pub queues: Vec<QueueReport>,
 }
 
-/// A packet of another mode than 3, for the control thread.
+/// What a worker has to tell the control thread.
+#[derive(Clone, Copy, Debug)]
+pub enum Notice {
+    /// A packet of another mode than 3.
+    Packet(Passed),
+    /// The sockets of this interface's queues are bound to nothing any more.
+    QueueGone {
+        /// The interface.
+        ifindex: u32,
+    },
+}
+
+/// A packet of another mode than 3.
 #[derive(Clone, Copy, Debug)]
 pub struct Passed {
     /// Who sent it.
@@ -79,6 +93,8 @@ pub struct Queue {
     port: Port,
     transmit_errors: Option<TransmitErrors>,
     link: Link,
+    /// The control thread has been told that the interface is gone.
+    gone_told: bool,
 }
 
 impl Queue {
@@ -88,27 +104,35 @@ impl Queue {
         let measure = measure && port.facts().tx_metadata;
         let frames = port.conservation().total as usize;
         let transmit_errors = measure.then(|| TransmitErrors::new(frames));
-        Self { interface, ifindex, number, port, transmit_errors, link: Link::Up }
+        Self { interface, ifindex, number, port, transmit_errors, link: Link::Up, gone_told: false }
     }
 
     /// Rounds until the ring is empty or others must have their turn. More may wait if this says so.
     fn serve(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
         for _ in 0..ROUNDS_PER_TURN {
-            let round = exchange.round(&mut self.port, answering, self.transmit_errors.as_mut());
-            if round.link != self.link {
-                info!(interface = %self.interface, queue = self.number, link = ?round.link, "link changed");
-                self.link = round.link;
-            }
-            if round.received < BATCH {
+            if !self.turn(exchange, answering) {
                 return false;
             }
         }
         true
     }
 
-    /// Answers what has arrived and waits, for a bounded time, until the kernel has given the sent frames back.
-    fn drain(&mut self, exchange: &mut Exchange, answering: &mut Answering) {
-        let deadline = Instant::now() + DRAIN_TIME;
+    /// One round. More may wait if this says so.
+    fn turn(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
+        let round = exchange.round(&mut self.port, answering, self.transmit_errors.as_mut());
+        self.note_link(round.link);
+        round.received == BATCH
+    }
+
+    fn note_link(&mut self, link: Link) {
+        if link != self.link {
+            info!(interface = %self.interface, queue = self.number, ?link, "link changed");
+            self.link = link;
+        }
+    }
+
+    /// Answers what has arrived and waits, until the deadline at most, until the kernel has given the sent frames back.
+    fn drain(&mut self, exchange: &mut Exchange, answering: &mut Answering, deadline: Instant) {
         loop {
             let more = self.serve(exchange, answering);
             let done = !more && self.port.conservation().transmit == 0;
@@ -171,7 +195,8 @@ impl Queue {
                 ("in_hand", balance.in_hand.into()),
                 ("transmit", balance.transmit.into()),
             ]),
-            frames_balanced: balance.is_balanced(),
+            // Between two rounds no frame is in hand; one that is has been forgotten.
+            frames_balanced: balance.is_balanced() && balance.in_hand == 0,
             transmit_error: self.transmit_errors.as_ref().and_then(TransmitErrors::report),
             memory_bytes: facts.memory_bytes,
         }
@@ -188,7 +213,10 @@ pub struct Worker {
     exchange: Exchange,
     sockets: UdpPort,
     batch: Batch,
-    to_control: Sender<Passed>,
+    /// For each datagram of the batch its reply, if it gets one.
+    prepared: Vec<Option<Prepared>>,
+    to_control: Sender<Notice>,
+    next_link_check: Instant,
 }
 
 impl Worker {
@@ -199,10 +227,20 @@ impl Worker {
         core: Option<usize>,
         answering: Answering,
         sockets: UdpPort,
-        to_control: Sender<Passed>,
+        to_control: Sender<Notice>,
     ) -> Self {
-        let (exchange, batch) = (Exchange::default(), Batch::new());
-        Self { index, core, answering, queues: Vec::new(), exchange, sockets, batch, to_control }
+        Self {
+            index,
+            core,
+            answering,
+            queues: Vec::new(),
+            exchange: Exchange::default(),
+            sockets,
+            batch: Batch::new(),
+            prepared: Vec::with_capacity(BATCH_MAX),
+            to_control,
+            next_link_check: Instant::now() + LINK_CHECK,
+        }
     }
 
     /// Serves until [`Command::Stop`]. Spins if `busy_poll`, else sleeps while there is nothing to do.
@@ -238,6 +276,9 @@ impl Worker {
                 continue;
             }
             wait = self.serve(entries.get(1..).unwrap_or_default());
+            if !self.queues.is_empty() {
+                wait = wait.or(Some(LINK_CHECK));
+            }
             if busy_poll && !self.queues.is_empty() {
                 self.spin();
                 wait = Some(Duration::ZERO);
@@ -273,14 +314,34 @@ impl Worker {
                 self.serve_socket(index);
             }
         }
+        self.check_links();
         wait
+    }
+
+    /// An interface that went and came back at once looks the same to whoever lists interfaces, but its queues'
+    /// sockets are bound to nothing: only asking them tells.
+    fn check_links(&mut self) {
+        let now = Instant::now();
+        if now < self.next_link_check {
+            return;
+        }
+        self.next_link_check = now + LINK_CHECK;
+        for queue in self.queues.iter_mut().filter(|queue| !queue.gone_told) {
+            let link = queue.port.link();
+            queue.note_link(link);
+            if link == Link::Gone {
+                // A full channel: told at the next check.
+                queue.gone_told =
+                    self.to_control.try_send(Notice::QueueGone { ifindex: queue.ifindex }).is_ok();
+            }
+        }
     }
 
     /// Looks at the queues without waiting for anybody to say that there is something.
     fn spin(&mut self) {
         for _ in 0..BUSY_TURNS_PER_POLL {
             for queue in &mut self.queues {
-                queue.serve(&mut self.exchange, &mut self.answering);
+                queue.turn(&mut self.exchange, &mut self.answering);
             }
         }
     }
@@ -310,18 +371,18 @@ impl Worker {
             let payload = datagram.payload();
             let outcome = self.answering.responder.respond(payload, &arrival, &snapshot);
             counters.count(&outcome);
-            match outcome {
-                Ok(prepared) => {
-                    let length = prepared.length();
-                    let _ = prepared.seal(clock::realtime().to_ntp(), payload);
-                    datagram.reply(length);
-                }
-                Err(Refusal::Mode) => {
-                    let mode = payload.first().map_or(Mode::Reserved, |octet| Mode::from_low_bits(*octet));
-                    // Full: control is behind, and a packet nobody asked for is what can best be lost.
-                    let _ = self.to_control.try_send(Passed { source, destination, mode });
-                }
-                Err(_) => {}
+            if outcome == Err(Refusal::Mode) {
+                let mode = payload.first().map_or(Mode::Reserved, |octet| Mode::from_low_bits(*octet));
+                // Full: control is behind, and a packet nobody asked for is what can best be lost.
+                let _ = self.to_control.try_send(Notice::Packet(Passed { source, destination, mode }));
+            }
+            self.prepared.push(outcome.ok());
+        }
+        let transmit_timestamp = clock::realtime().to_ntp();
+        for (datagram, prepared) in self.batch.datagrams().zip(self.prepared.drain(..)) {
+            if let Some(prepared) = prepared {
+                let _ = prepared.seal(transmit_timestamp, datagram.payload());
+                datagram.reply(prepared.length());
             }
         }
         let before = self.sockets.counts();
@@ -344,8 +405,9 @@ impl Worker {
                     std::mem::take(&mut self.queues).into_iter().partition(|queue| queue.ifindex == ifindex);
                 self.queues = kept;
                 let gone: Vec<Queue> = gone;
+                let deadline = Instant::now() + DRAIN_TIME;
                 for mut queue in gone {
-                    queue.drain(&mut self.exchange, &mut self.answering);
+                    queue.drain(&mut self.exchange, &mut self.answering, deadline);
                 }
             }
             Command::Report(to) => {
@@ -358,8 +420,9 @@ impl Worker {
 
     /// Answers what has arrived and gives every frame back.
     pub fn drain(&mut self) {
+        let deadline = Instant::now() + DRAIN_TIME;
         for queue in &mut self.queues {
-            queue.drain(&mut self.exchange, &mut self.answering);
+            queue.drain(&mut self.exchange, &mut self.answering, deadline);
         }
         self.queues.clear();
         for index in 0..self.sockets.poll_entries().count() {

@@ -278,8 +278,8 @@ impl UdpPort {
     /// Takes over the sockets of the latest [`UdpGroup::sync_addresses`]; says whether there was one.
     pub fn apply_changes(&mut self) -> bool {
         let Some(latest) = self.mailbox.pop() else { return false };
-        let kept = |old: &Arc<UdpSocket>| latest.iter().any(|new| Arc::ptr_eq(old, new));
-        self.dropped_before += dropped(self.sockets.iter().filter(|old| !kept(old)));
+        let kept: BTreeSet<_> = latest.iter().map(Arc::as_ptr).collect();
+        self.dropped_before += dropped(self.sockets.iter().filter(|old| !kept.contains(&Arc::as_ptr(old))));
         self.sockets = latest;
         true
     }

@@ -50,7 +50,7 @@ pub struct Responder {
 
 /// A reply that lacks only its transmit timestamp. Its bytes are where the request's were.
 #[must_use]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Prepared {
     length: usize,
     receive_timestamp: NtpTimestamp,

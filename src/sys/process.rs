@@ -205,6 +205,24 @@ fn milliseconds_rounded_up(nanoseconds: u128) -> libc::c_int {
     libc::c_int::try_from(nanoseconds.div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
 }
 
+/// Raises the soft limit on descriptors to the hard one.
+///
+/// # Errors
+/// What getrlimit(2) or setrlimit(2) says; the limit is then as it was.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the pointer is to a live rlimit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Random words from the kernel, for keys and seeds.
 ///
 /// # Errors

@@ -52,8 +52,8 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 }
 
 impl Frame {
-    /// Reads Ethernet, up to two VLAN tags, IPv4 or IPv6 without options, and UDP. Checksums are not looked at:
-    /// on veth they are unfinished, on a NIC the hardware has seen them. What follows the IP packet in the
+    /// Reads Ethernet, up to two VLAN tags, IPv4 or IPv6 without options, and UDP. The UDP checksum is not looked
+    /// at: on veth it is unfinished, on a NIC the hardware has seen it. What follows the IP packet in the
     /// frame is padding and ignored.
     ///
     /// # Errors
@@ -168,6 +168,9 @@ fn parse_ipv4(bytes: &[u8], at: usize) -> Result<Network, Malformed> {
     let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
     if at + length > available {
         return Err(Malformed::Length { part: "IPv4", length, available: available - at });
+    }
+    if Checksum::new().add_bytes(&header).finish() != 0 {
+        return Err(Malformed::HeaderChecksum);
     }
     let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
     Ok((at + IPV4_LENGTH, at + length, address(12).into(), address(16).into()))

@@ -24,9 +24,10 @@ pub(super) fn build(
             bytes.extend(0x0800_u16.to_be_bytes());
             bytes.extend([0x45, 0xb8]);
             bytes.extend((udp_length + 20).to_be_bytes());
-            bytes.extend([0x12, 0x34, 0x40, 0, 57, 17, 0xde, 0xad]);
+            bytes.extend([0x12, 0x34, 0x40, 0, 57, 17, 0, 0]);
             bytes.extend(source.octets());
             bytes.extend(destination.octets());
+            sum_ipv4_header(&mut bytes);
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             bytes.extend(0x86dd_u16.to_be_bytes());
@@ -44,6 +45,13 @@ pub(super) fn build(
     bytes.extend([0xbe, 0xef]);
     bytes.extend(payload);
     bytes
+}
+
+/// Writes the checksum of the IPv4 header, the last thing in `bytes`.
+fn sum_ipv4_header(bytes: &mut [u8]) {
+    let at = bytes.len() - 20;
+    let checksum = !sum(&[&bytes[at..]]);
+    bytes[at + 10..at + 12].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// One's-complement sum over the words; 0xffff for data whose checksum field is right.
@@ -155,8 +163,15 @@ fn what_is_not_a_plain_datagram_has_a_name() {
     let v6 = || build(&[], [1_u16; 8].into(), [2_u16; 8].into(), (5, 123), &[0; 48]);
     let with = |mut bytes: Vec<u8>, at: usize, value: u8| {
         bytes[at] = value;
+        if at < 34 && bytes[13] == 0 {
+            bytes[24..26].fill(0);
+            sum_ipv4_header(&mut bytes[..34]);
+        }
         Frame::parse(&bytes).unwrap_err()
     };
+    let mut damaged = v4();
+    damaged[24] ^= 1;
+    assert_eq!(Frame::parse(&damaged).unwrap_err(), Malformed::HeaderChecksum);
     assert_eq!(with(v4(), 13, 6), Malformed::NotIp(0x0806));
     assert_eq!(with(v4(), 14, 0x65), Malformed::IpVersion(6));
     assert_eq!(with(v4(), 14, 0x46), Malformed::IpOptions(6));

@@ -40,6 +40,9 @@ pub enum Malformed {
         /// What there is room for.
         available: usize,
     },
+    /// The IPv4 header's checksum does not hold.
+    #[error("IPv4 header checksum")]
+    HeaderChecksum,
     /// IPv6 without a UDP checksum (RFC 8200 section 8.1).
     #[error("UDP over IPv6 without checksum")]
     NoChecksum,

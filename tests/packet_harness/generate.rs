@@ -41,15 +41,30 @@ pub fn frame(random: &mut Random, number: u64, out: &mut Vec<u8>) {
         // Padding behind the packet, as short frames have it.
         out.resize(out.len() + random.below(20), 0);
     }
+    if !ipv6 {
+        sum_header(ip, out);
+    }
     if random.one_in(3) {
         for _ in 0..=random.below(3) {
             break_something(random, ip, udp, out);
+        }
+        // Most damage would go no further than the header's checksum.
+        if !ipv6 && !random.one_in(4) {
+            sum_header(ip, out);
         }
     }
     out.truncate(FRAME_LENGTH_MAX);
     if out.is_empty() {
         out.push(0);
     }
+}
+
+/// Writes the checksum of the IPv4 header at `ip`, if all of it is there.
+fn sum_header(ip: usize, out: &mut [u8]) {
+    let Some(header) = out.get_mut(ip..ip + 20) else { return };
+    header[10..12].fill(0);
+    let sum = !super::reader::ones_complement_sum(&[header]);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// A header of any version and mode, mostly a request, and what may follow it.

@@ -42,7 +42,7 @@ pub fn datagram(frame: &[u8]) -> Option<Datagram<'_>> {
     let rest = &frame[ip_at..];
     let (header_length, total, source, destination) = match ethertype {
         0x0800 if rest.len() >= 20 => {
-            let unfragmented = rest[6] & 0xbf == 0 && rest[7] == 0;
+            let unfragmented = rest[6] & 0x3f == 0 && rest[7] == 0;
             if rest[0] != 0x45 || !unfragmented || rest[9] != 17 {
                 return None;
             }
@@ -60,6 +60,11 @@ pub fn datagram(frame: &[u8]) -> Option<Datagram<'_>> {
     let udp = packet.get(header_length..)?;
     let length = number(udp, 4)?;
     if length < 8 || length > udp.len() {
+        return None;
+    }
+    let header = &rest[..header_length];
+    let is_ipv4 = header[0] >> 4 == 4;
+    if is_ipv4 && ones_complement_sum(&[header]) != 0xffff || !is_ipv4 && udp[6..8] == [0, 0] {
         return None;
     }
     Some(Datagram {

@@ -22,7 +22,11 @@ fn frame(source: [u8; 4], payload: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&(length + 28).to_be_bytes());
     frame.extend_from_slice(&[0, 0, 0x40, 0, 64, 17, 0, 0]);
     frame.extend_from_slice(&source);
-    frame.extend_from_slice(&[10, 99, 0, 1, 0x9c, 0x40, 0, 123]);
+    frame.extend_from_slice(&[10, 99, 0, 1]);
+    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    frame[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    frame.extend_from_slice(&[0x9c, 0x40, 0, 123]);
     frame.extend_from_slice(&(length + 8).to_be_bytes());
     frame.extend_from_slice(&[0, 0]);
     frame.extend_from_slice(&payload[..usize::from(length)]);
