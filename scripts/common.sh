@@ -43,3 +43,34 @@ find_cargo() {
         [ ! -d "$home/.cargo" ] || export CARGO_HOME="${CARGO_HOME:-$home/.cargo}"
     fi
 }
+
+# debian_mirror: the address this machine gets Debian from. Empty if it has none.
+debian_mirror() {
+    local codename
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    # indextargets reads both forms of apt's sources.
+    apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v suite="$codename" '$1 == suite && $2 == "main" && !found { print $3; found = 1 }'
+}
+
+# private_apt FOLDER SUITE...: gives apt a state of its own under FOLDER, with these suites of the machine's mirror, and
+# puts the options that select it into the array 'private'. False: the mirror lacks one of the suites.
+private_apt() {
+    local folder=$1 suite uri keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    shift
+    private=(
+        -o "Dir::State::Lists=$folder/lists" -o "Dir::Cache=$folder/cache"
+        -o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::Etc::Preferences=$folder/preferences" -o Dir::Etc::PreferencesParts=/dev/null
+        -o APT::Sandbox::User=root -o Acquire::Languages=none
+    )
+    mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
+    uri=$(debian_mirror)
+    [ -n "$uri" ] || return 1
+    [ -e "$keyring" ] && keyring="[signed-by=$keyring]" || keyring=
+    for suite; do
+        echo "deb $keyring $uri $suite main"
+    done >"$folder/sources.list"
+    # A suite that is missing is an error here, not a warning.
+    apt-get "${private[@]}" -o APT::Update::Error-Mode=any -qq update >/dev/null 2>&1
+}

@@ -13,6 +13,7 @@ mod error;
 
 use self::error::{attach_cause, os_error};
 use crate::sys::bpf::{LoadRefused, create_xdp_link, detach_xdp_link, load_device_bound_xdp};
+use crate::sys::netlink::device_features;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, Xdp};
@@ -342,8 +343,17 @@ fn load_plain(ebpf: &mut Ebpf) -> Result<OwnedFd, SteeringError> {
     fd.map_err(|error| SteeringError::refused(Variant::Plain, error, ""))
 }
 
+/// `NETDEV_XDP_RX_METADATA_TIMESTAMP` of linux/netdev.h.
+const RX_METADATA_TIMESTAMP: u64 = 1;
+
 /// Loads the program that asks the NIC for its stamp, on the maps that `ebpf` holds.
 fn load_device_bound(ebpf: &Ebpf, interface_index: u32) -> Result<OwnedFd, SteeringError> {
+    // The kernel binds a program to any driver with XDP, stamps or not (igb, virtio_net, tun): the function would
+    // refuse every single packet. Where the kernel does not say (before 6.8), trying is all there is.
+    let metadata = device_features(interface_index).ok().and_then(|features| features.rx_metadata);
+    if metadata.is_some_and(|bits| bits & RX_METADATA_TIMESTAMP == 0) {
+        return Err(SteeringError::NoDriverStamps);
+    }
     let function = Btf::from_sys_fs()
         .and_then(|btf| btf.id_by_type_name_kind(object::NIC_STAMP_FUNCTION, BtfKind::Func))
         .map_err(|error| SteeringError::NoNicStamps(error.to_string()))?;

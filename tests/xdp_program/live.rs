@@ -8,6 +8,7 @@ use crate::{PLAIN, XDP_PASS, XDP_REDIRECT, af_xdp_socket, count, load, say};
 use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -53,8 +54,13 @@ fn veth() -> Option<u32> {
     ip("addr add 10.99.0.1/24 dev server")?;
     ip("link set server up")?;
     ip("link set client up")?;
-    let link: serde_json::Value = serde_json::from_str(&ip("-json link show dev server")?).unwrap();
-    Some(u32::try_from(link[0]["ifindex"].as_u64().unwrap()).unwrap())
+    Some(index_of("server"))
+}
+
+fn index_of(interface: &str) -> u32 {
+    let link = ip(&format!("-json link show dev {interface}")).unwrap();
+    let link: serde_json::Value = serde_json::from_str(&link).unwrap();
+    u32::try_from(link[0]["ifindex"].as_u64().unwrap()).unwrap()
 }
 
 /// 1 = driver mode, 2 = skb mode (the kernel's XDP_ATTACHED_*), 0 = no program.
@@ -101,6 +107,25 @@ fn device_bound_program_attaches_in_driver_mode_only_and_leaves_nothing_behind()
         assert_eq!(attached_mode(), 1);
         drop(steering);
         assert_eq!(attached_mode(), 0);
+    });
+}
+
+/// The kernel loads it all the same (its function then answers "not supported" to every packet), so that it would look
+/// like the better choice.
+#[test]
+fn a_driver_without_receive_stamps_gets_no_device_bound_program() {
+    in_new_namespace(|| {
+        if !Path::new("/dev/net/tun").exists() {
+            say("SKIP: no /dev/net/tun, so no tap interface");
+            return;
+        }
+        // A tap interface has XDP, but no receive stamps.
+        let Some(_) = ip("tuntap add server mode tap") else { return };
+        let index = index_of("server");
+        let Some(_) = load_on(index, Variant::Plain) else { return };
+        let config = SteeringConfig { interface_index: index, variant: Variant::DeviceBound, ..PLAIN };
+        let error = Steering::load(&config).unwrap_err();
+        assert!(matches!(error, SteeringError::NoDriverStamps), "{error}");
     });
 }
 

@@ -10,6 +10,7 @@ use super::{Port, Rings};
 use crate::datapath::ring::{Consumer, Descriptor, Entry, FrameAddress, Producer, RingMisfit};
 use crate::datapath::umem::{TX_METADATA_BYTES, Umem};
 use crate::sys::memory::{self, HugepagePolicy, Mapping, Pages};
+use crate::sys::netlink::device_features;
 use crate::sys::xdp_socket::{CopyMode, Ring, RingOffsets, XdpSocket};
 use std::io;
 use std::sync::Arc;
@@ -26,6 +27,9 @@ const RING_HEADER_BYTES: usize = 320;
 /// a work queue, so a port opened right after another was dropped finds it taken for some milliseconds.
 const BIND_TRIES: u32 = 50;
 const BIND_PAUSE: Duration = Duration::from_millis(10);
+
+/// `NETDEV_XSK_FLAGS_TX_TIMESTAMP` of linux/netdev.h.
+const XSK_TX_TIMESTAMP: u64 = 1;
 
 /// Entries of the four rings, each a power of two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,7 +146,7 @@ impl PortConfig {
 pub struct PortFacts {
     /// The kernel's word: zero-copy, so that transmit stamps are the NIC's clock. Otherwise CLOCK_TAI.
     pub zero_copy: bool,
-    /// Transmit metadata is registered: stamps can be asked for.
+    /// Transmit stamps can be asked for: metadata is registered, and in zero-copy mode the driver has stamps.
     pub tx_metadata: bool,
     /// What backs the frames.
     pub pages: Pages,
@@ -278,12 +282,24 @@ impl Port<XdpSocket> {
         port.fill_before_bind();
         bind(&port.kernel, config)?;
         port.facts.zero_copy = port.kernel.is_zero_copy().map_err(failed("XDP_OPTIONS"))?;
+        port.note_driver_without_stamps(config.ifindex);
         if let Some(BusyPoll { duration, budget }) = config.busy_poll {
             let microseconds = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
             port.kernel.set_busy_poll(microseconds, budget).map_err(failed("SO_BUSY_POLL"))?;
             port.facts.busy_poll = true;
         }
         Ok(port)
+    }
+
+    /// In zero-copy mode the driver stamps, if it can: most cannot, and take the request without a word. In copy mode the
+    /// kernel stamps.
+    fn note_driver_without_stamps(&mut self, ifindex: u32) {
+        let features = device_features(ifindex).ok().and_then(|features| features.xsk);
+        let lacking = features.is_some_and(|bits| bits & XSK_TX_TIMESTAMP == 0);
+        if self.facts.zero_copy && self.facts.tx_metadata && lacking {
+            self.facts.tx_metadata = false;
+            self.facts.refused.push("transmit stamps: the driver has none in zero-copy mode".to_owned());
+        }
     }
 
     /// Fills the fill ring without a wake-up: there is nobody to wake yet.

@@ -29,6 +29,9 @@ pub enum SteeringError {
     /// The kernel has no function that asks a NIC for its receive stamp.
     #[error("no NIC receive stamps: the kernel's BTF has no {name} ({0}); Linux 6.3 or newer built with CONFIG_DEBUG_INFO_BTF has it", name = object::NIC_STAMP_FUNCTION)]
     NoNicStamps(String),
+    /// The driver has none.
+    #[error("no NIC receive stamps: the driver gives XDP none")]
+    NoDriverStamps,
     /// The kernel refused the program.
     #[error("the kernel refused the {variant} XDP program: {error}{cause}{verifier}")]
     Load {
