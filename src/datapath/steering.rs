@@ -12,6 +12,7 @@
 mod error;
 
 use self::error::{attach_cause, os_error};
+use super::interface::TagStack;
 use crate::sys::bpf::{LoadRefused, create_xdp_link, detach_xdp_link, load_device_bound_xdp};
 use crate::sys::netlink::device_features;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -21,12 +22,12 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::btf::{Btf, BtfKind};
 use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_insn};
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::{fmt, io};
 use timeball_xdp_prog as object;
-use timeball_xdp_prog::{DENIED_PREFIXES_MAX, LOCAL_ADDRESSES_MAX, LocalV4, LocalV6};
+use timeball_xdp_prog::{DENIED_PREFIXES_MAX, LOCAL_ADDRESSES_MAX, LocalMac, LocalV4, LocalV6};
 use zerocopy::transmute;
 
 pub use self::error::SteeringError;
@@ -81,14 +82,17 @@ pub struct Steering {
     program: OwnedFd,
     link: Option<OwnedFd>,
     maps: Maps,
-    locals: BTreeSet<SteeringAddress>,
+    locals: BTreeMap<Local, [u8; 6]>,
     denied: BTreeMap<IpNet, PrefixAction>,
 }
 
+/// What the maps of local addresses are keyed by; the value is the MAC.
+type Local = (TagStack, IpAddr);
+
 struct Maps {
     sockets: XskMap<MapData>,
-    locals_v4: HashMap<MapData, [u8; size_of::<LocalV4>()], u32>,
-    locals_v6: HashMap<MapData, [u8; size_of::<LocalV6>()], u32>,
+    locals_v4: HashMap<MapData, [u8; size_of::<LocalV4>()], [u8; size_of::<LocalMac>()]>,
+    locals_v6: HashMap<MapData, [u8; size_of::<LocalV6>()], [u8; size_of::<LocalMac>()]>,
     denied_v4: LpmTrie<MapData, [u8; 4], u32>,
     denied_v6: LpmTrie<MapData, [u8; 16], u32>,
     verdicts: PerCpuArray<MapData, u64>,
@@ -131,7 +135,7 @@ impl Steering {
                 denied_v6: take(&mut ebpf, object::MAP_DENIED_V6)?,
                 verdicts: take(&mut ebpf, object::MAP_VERDICTS)?,
             },
-            locals: BTreeSet::new(),
+            locals: BTreeMap::new(),
             denied: BTreeMap::new(),
         })
     }
@@ -181,30 +185,40 @@ impl Steering {
             .map_err(|error| SteeringError::map(object::MAP_SOCKETS, error))
     }
 
-    /// Makes `wanted` the addresses whose requests are redirected. Only what changed is written, so requests to an address
-    /// that stays are never missed.
+    /// Makes `wanted` the addresses whose requests are redirected, in frames to the MAC that comes with each. Only what
+    /// changed is written, and a new MAC takes the old one's place in one step, so requests to an address that stays are
+    /// never missed. Of two entries that differ in their MAC alone the last one counts.
+    ///
+    /// Of each family the first [`LOCAL_ADDRESSES_MAX`], by tags and then by address, are redirected. What is beyond them
+    /// is left to the sockets, and what is not wanted any more leaves the map in any case.
     ///
     /// # Errors
-    /// [`SteeringError::TooMany`] before anything is changed; [`SteeringError::Map`] half-way, and the next call completes it.
+    /// [`SteeringError::TooMany`] after all that was done: `count - limit` addresses of that family (of IPv4, if both have
+    /// too many) are left to the sockets. [`SteeringError::Map`] half-way, and the next call completes it.
     pub fn replace_locals(&mut self, wanted: &[SteeringAddress]) -> Result<(), SteeringError> {
-        let wanted: BTreeSet<SteeringAddress> = wanted.iter().copied().collect();
-        let v4 = wanted.iter().filter(|local| local.address.is_ipv4()).count();
-        check_room("IPv4 addresses", v4, LOCAL_ADDRESSES_MAX)?;
-        check_room("IPv6 addresses", wanted.len() - v4, LOCAL_ADDRESSES_MAX)?;
+        let mut fitting: BTreeMap<Local, _> =
+            wanted.iter().map(|one| ((one.tags, one.address), one.mac)).collect();
+        let (mut v4, mut v6) = (0, 0);
+        fitting.retain(|(_, address), _| {
+            let count = if address.is_ipv4() { &mut v4 } else { &mut v6 };
+            *count += 1;
+            *count <= LOCAL_ADDRESSES_MAX
+        });
 
         // What goes leaves first: old and new together may not fit.
-        let gone: Vec<_> = self.locals.difference(&wanted).copied().collect();
+        let gone: Vec<_> = self.locals.keys().filter(|local| !fitting.contains_key(local)).copied().collect();
         for local in gone {
             self.maps.remove_local(local)?;
             self.locals.remove(&local);
         }
-        for local in wanted {
-            if !self.locals.contains(&local) {
-                self.maps.insert_local(local)?;
-                self.locals.insert(local);
+        for (local, mac) in fitting {
+            if self.locals.get(&local) != Some(&mac) {
+                self.maps.set_local(local, mac)?;
+                self.locals.insert(local, mac);
             }
         }
-        Ok(())
+        check_room("IPv4 addresses", v4, LOCAL_ADDRESSES_MAX)?;
+        check_room("IPv6 addresses", v6, LOCAL_ADDRESSES_MAX)
     }
 
     /// Makes `wanted` the prefixes with an action of their own; of two equal prefixes the last one counts. Host bits are
@@ -260,29 +274,27 @@ impl Drop for Steering {
 }
 
 impl Maps {
-    fn insert_local(&mut self, local: SteeringAddress) -> Result<(), SteeringError> {
-        match local.address {
-            IpAddr::V4(address) => {
-                let result = self.locals_v4.insert(local_v4(local.tags, address.octets()), 1, 0);
-                result.map_err(|error| SteeringError::map(object::MAP_LOCALS_V4, error))
-            }
-            IpAddr::V6(address) => {
-                let result = self.locals_v6.insert(local_v6(local.tags, address.octets()), 1, 0);
-                result.map_err(|error| SteeringError::map(object::MAP_LOCALS_V6, error))
-            }
+    /// Adds an address, or puts another MAC in the place of its present one.
+    fn set_local(&mut self, (tags, address): Local, mac: [u8; 6]) -> Result<(), SteeringError> {
+        let mac: [u8; size_of::<LocalMac>()] = transmute!(LocalMac { mac, padding: [0; 2] });
+        match address {
+            IpAddr::V4(address) => self
+                .locals_v4
+                .insert(local_v4(tags, address.octets()), mac, 0)
+                .map_err(|error| SteeringError::map(object::MAP_LOCALS_V4, error)),
+            IpAddr::V6(address) => self
+                .locals_v6
+                .insert(local_v6(tags, address.octets()), mac, 0)
+                .map_err(|error| SteeringError::map(object::MAP_LOCALS_V6, error)),
         }
     }
 
-    fn remove_local(&mut self, local: SteeringAddress) -> Result<(), SteeringError> {
-        match local.address {
-            IpAddr::V4(address) => {
-                absent_is_fine(self.locals_v4.remove(&local_v4(local.tags, address.octets())))
-                    .map_err(|error| SteeringError::map(object::MAP_LOCALS_V4, error))
-            }
-            IpAddr::V6(address) => {
-                absent_is_fine(self.locals_v6.remove(&local_v6(local.tags, address.octets())))
-                    .map_err(|error| SteeringError::map(object::MAP_LOCALS_V6, error))
-            }
+    fn remove_local(&mut self, (tags, address): Local) -> Result<(), SteeringError> {
+        match address {
+            IpAddr::V4(address) => absent_is_fine(self.locals_v4.remove(&local_v4(tags, address.octets())))
+                .map_err(|error| SteeringError::map(object::MAP_LOCALS_V4, error)),
+            IpAddr::V6(address) => absent_is_fine(self.locals_v6.remove(&local_v6(tags, address.octets())))
+                .map_err(|error| SteeringError::map(object::MAP_LOCALS_V6, error)),
         }
     }
 
@@ -315,11 +327,11 @@ impl Maps {
     }
 }
 
-fn local_v4([outer_vlan, inner_vlan]: [u16; 2], address: [u8; 4]) -> [u8; size_of::<LocalV4>()] {
+fn local_v4([outer_vlan, inner_vlan]: TagStack, address: [u8; 4]) -> [u8; size_of::<LocalV4>()] {
     transmute!(LocalV4 { outer_vlan, inner_vlan, address })
 }
 
-fn local_v6([outer_vlan, inner_vlan]: [u16; 2], address: [u8; 16]) -> [u8; size_of::<LocalV6>()] {
+fn local_v6([outer_vlan, inner_vlan]: TagStack, address: [u8; 16]) -> [u8; size_of::<LocalV6>()] {
     transmute!(LocalV6 { outer_vlan, inner_vlan, address })
 }
 

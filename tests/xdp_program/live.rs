@@ -3,10 +3,12 @@
 //! Each test works in a network namespace of its own thread, which nobody names or mounts, so the kernel removes it, and
 //! the veth pair in it, when the thread ends, however it ends.
 
-use crate::frames::Frame;
-use crate::{PLAIN, XDP_PASS, XDP_REDIRECT, af_xdp_socket, count, load, say};
+use crate::frames::{Frame, TPID_Q};
+use crate::{
+    CHILD_MAC, OUR_MAC, PLAIN, XDP_PASS, XDP_REDIRECT, af_xdp_socket, count, counts, load, run, say,
+};
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
@@ -48,9 +50,11 @@ fn ip(arguments: &str) -> Option<String> {
     Some(String::from_utf8(output.stdout).unwrap())
 }
 
-/// A veth pair with two queues, 10.99.0.1 on our end; the other end is `peer`. The index of ours.
+/// A veth pair with two queues, 10.99.0.1 and `OUR_MAC` on our end; the other end is `peer`. The index of ours.
 fn veth() -> Option<u32> {
-    ip("link add server numrxqueues 2 numtxqueues 2 type veth peer name client numrxqueues 2 numtxqueues 2")?;
+    ip(
+        "link add server address 02:00:00:00:00:01 numrxqueues 2 numtxqueues 2 type veth peer name client numrxqueues 2 numtxqueues 2",
+    )?;
     ip("addr add 10.99.0.1/24 dev server")?;
     ip("link set server up")?;
     ip("link set client up")?;
@@ -73,7 +77,7 @@ fn attached_mode() -> u64 {
 fn load_on(interface_index: u32, variant: Variant) -> Option<Steering> {
     let mut steering = load(&SteeringConfig { interface_index, variant, ..PLAIN })?;
     let address = "10.99.0.1".parse().unwrap();
-    steering.replace_locals(&[SteeringAddress { tags: [0, 0], address }]).unwrap();
+    steering.replace_locals(&[SteeringAddress { tags: [0, 0], address, mac: OUR_MAC }]).unwrap();
     Some(steering)
 }
 
@@ -243,18 +247,23 @@ fn device_bound_program_passes_a_real_request_to_the_kernels_socket_when_no_slot
     });
 }
 
+/// The verdict on one frame, as the counters tell it.
+fn verdict_of(steering: &Steering, frame: &Frame) -> Verdict {
+    let before = counts(steering);
+    run(steering, &frame.bytes);
+    let after = counts(steering);
+    Verdict::ALL.into_iter().find(|&verdict| before[verdict as usize] != after[verdict as usize]).unwrap()
+}
+
 #[test]
 fn replacing_prefixes_and_addresses_takes_the_old_ones_out() {
     use timeball::datapath::steering::PrefixAction::{Drop, Serve};
     let Some(mut steering) = load(&PLAIN) else { return };
     let passed = |steering: &Steering, source: &str, destination: &str| {
-        let frame = Frame::request(source, destination, &[], 48);
-        let before = crate::counts(steering);
-        crate::run(steering, &frame.bytes);
-        let after = crate::counts(steering);
-        Verdict::ALL.into_iter().find(|&verdict| before[verdict as usize] != after[verdict as usize]).unwrap()
+        verdict_of(steering, &Frame::request(source, destination, &[], 48))
     };
-    let local = |address: &str| SteeringAddress { tags: [0, 0], address: address.parse().unwrap() };
+    let local =
+        |address: &str| SteeringAddress { tags: [0, 0], address: address.parse().unwrap(), mac: OUR_MAC };
     let prefix = |prefix: &str| prefix.parse::<ipnet::IpNet>().unwrap();
 
     for (us, other, client, wide, narrow) in [
@@ -271,24 +280,64 @@ fn replacing_prefixes_and_addresses_takes_the_old_ones_out() {
         assert_eq!(passed(&steering, client, us), Verdict::DroppedDenied);
         steering.replace_denied(&[]).unwrap();
         assert_eq!(passed(&steering, client, us), Verdict::PassedNoSocket);
+        steering.replace_locals(&[SteeringAddress { mac: CHILD_MAC, ..local(us) }]).unwrap();
+        assert_eq!(passed(&steering, client, us), Verdict::PassedOtherMac);
+        steering.replace_locals(&[local(us)]).unwrap();
+        assert_eq!(passed(&steering, client, us), Verdict::PassedNoSocket);
         steering.replace_locals(&[local(other)]).unwrap();
         assert_eq!(passed(&steering, client, us), Verdict::PassedNotOurAddress);
         assert_eq!(passed(&steering, client, other), Verdict::PassedNoSocket);
     }
 }
 
+/// What becomes of a request to that address at `mac`.
+fn verdict_for(steering: &Steering, local: SteeringAddress, mac: [u8; 6]) -> Verdict {
+    let tag = [(TPID_Q, local.tags[0])];
+    let source = if local.address.is_ipv4() { "10.99.66.7" } else { "fd99:66::7" };
+    let frame = Frame::request(source, &local.address.to_string(), &tag, 48).with_link(0, &mac);
+    verdict_of(steering, &frame)
+}
+
+/// Addresses `from` to `to` of a family, in the order in which they are taken while there is room.
+fn many(from: u16, to: u16, mac: [u8; 6], address: fn(u16) -> IpAddr) -> Vec<SteeringAddress> {
+    (from..to).map(|n| SteeringAddress { tags: [n / 4096, 0], address: address(n), mac }).collect()
+}
+
 #[test]
-fn as_many_addresses_as_promised_fit_and_one_more_changes_nothing() {
+fn as_many_addresses_as_promised_fit_and_of_more_the_first_ones() {
     let Some(mut steering) = load(&PLAIN) else { return };
-    let address =
-        |n: u16| SteeringAddress { tags: [n % 4096, 0], address: [10, 99, (n >> 8) as u8, n as u8].into() };
     let limit = u16::try_from(timeball_xdp_prog::LOCAL_ADDRESSES_MAX).unwrap();
-    let full: Vec<_> = (0..limit).map(address).collect();
-    steering.replace_locals(&full).unwrap();
-    let all_new: Vec<_> = (limit..2 * limit).map(address).collect();
-    steering.replace_locals(&all_new).unwrap();
-    let too_many: Vec<_> = (0..=limit).map(address).collect();
-    let error = steering.replace_locals(&too_many).unwrap_err();
-    assert_eq!(error.to_string(), "4097 IPv4 addresses are more than the 4096 that the XDP program holds");
-    steering.replace_locals(&all_new).unwrap();
+    type Address = fn(u16) -> IpAddr;
+    let families: [(&str, Address); 2] = [
+        ("IPv4", |n| IpAddr::from([10, 99, (n >> 8) as u8, n as u8])),
+        ("IPv6", |n| IpAddr::from([0xfd99, 0, 0, 0, 0, 0, 0, n])),
+    ];
+    for (family, address) in families {
+        let full = many(limit, 2 * limit, OUR_MAC, address);
+        steering.replace_locals(&full).unwrap();
+        assert_eq!(verdict_for(&steering, full[0], OUR_MAC), Verdict::PassedNoSocket);
+        // A full map still takes another MAC for each address.
+        let moved = many(limit, 2 * limit, CHILD_MAC, address);
+        steering.replace_locals(&moved).unwrap();
+        for local in [moved[0], moved[usize::from(limit) - 1]] {
+            assert_eq!(verdict_for(&steering, local, CHILD_MAC), Verdict::PassedNoSocket);
+            assert_eq!(verdict_for(&steering, local, OUR_MAC), Verdict::PassedOtherMac);
+        }
+
+        // All but one of the old addresses go, in whichever order the new ones come.
+        let mut too_many = many(0, limit + 1, CHILD_MAC, address);
+        too_many.reverse();
+        let error = steering.replace_locals(&too_many).unwrap_err();
+        let expected = format!("4097 {family} addresses are more than the 4096 that the XDP program holds");
+        assert_eq!(error.to_string(), expected);
+        for local in &too_many[1..] {
+            assert_eq!(verdict_for(&steering, *local, CHILD_MAC), Verdict::PassedNoSocket, "{local:?}");
+        }
+        for local in &moved {
+            assert_eq!(verdict_for(&steering, *local, CHILD_MAC), Verdict::PassedNotOurAddress, "{local:?}");
+        }
+        // An address that goes makes room for the one that was left out, which is now too.
+        steering.replace_locals(&too_many[..usize::from(limit)]).unwrap();
+        assert_eq!(verdict_for(&steering, too_many[0], CHILD_MAC), Verdict::PassedNoSocket);
+    }
 }

@@ -48,11 +48,15 @@ fn load(config: &SteeringConfig) -> Option<Steering> {
     }
 }
 
+/// The MAC of the interface, to which `Frame::request` goes, and that of the VLAN interface with tag 6.
+const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const CHILD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 6];
+
 fn world() -> World {
     let mut locals = Vec::new();
     for address in ["10.99.0.1", "fd99::1"] {
-        for vlans in [[0, 0], [7, 0], [7, 8]] {
-            locals.push((vlans, address.parse().unwrap()));
+        for (vlans, mac) in [([0, 0], OUR_MAC), ([6, 0], CHILD_MAC), ([7, 0], OUR_MAC), ([7, 8], OUR_MAC)] {
+            locals.push((vlans, address.parse().unwrap(), mac));
         }
     }
     let denied = [
@@ -69,7 +73,7 @@ fn load_world() -> Option<Steering> {
     let mut steering = load(&PLAIN)?;
     let world = world();
     let locals: Vec<_> =
-        world.locals.iter().map(|&(vlans, address)| SteeringAddress { tags: vlans, address }).collect();
+        world.locals.iter().map(|&(tags, address, mac)| SteeringAddress { tags, address, mac }).collect();
     steering.replace_locals(&locals).unwrap();
     let action = |drop| if drop { PrefixAction::Drop } else { PrefixAction::Serve };
     let denied: Vec<_> = world.denied.iter().map(|&(prefix, drop)| (prefix, action(drop))).collect();

@@ -12,7 +12,8 @@ pub(crate) enum Expectation {
 
 /// What the tests put into the program's maps.
 pub(crate) struct World {
-    pub(crate) locals: Vec<([u16; 2], IpAddr)>,
+    /// Tags, address, and the MAC at which it is reached.
+    pub(crate) locals: Vec<([u16; 2], IpAddr, [u8; 6])>,
     /// Prefix and whether it is dropped.
     pub(crate) denied: Vec<(ipnet::IpNet, bool)>,
 }
@@ -20,7 +21,10 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn expects(&self, frame: &[u8]) -> Expectation {
         let Some((vlans, source, destination)) = request(frame) else { return Expectation::Pass };
-        if !self.locals.contains(&(vlans, destination)) {
+        let is_here = |&(tags, address, mac): &([u16; 2], IpAddr, [u8; 6])| {
+            tags == vlans && address == destination && frame.starts_with(&mac)
+        };
+        if !self.locals.iter().any(is_here) {
             return Expectation::Pass;
         }
         let longest = self.denied.iter().filter(|(prefix, _)| prefix.contains(&source));

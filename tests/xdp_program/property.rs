@@ -2,7 +2,7 @@
 
 use crate::frames::{Frame, TPID_AD, TPID_Q};
 use crate::oracle::Expectation;
-use crate::{XDP_DROP, XDP_PASS, XDP_REDIRECT, af_xdp_socket, load_world, run, world};
+use crate::{CHILD_MAC, OUR_MAC, XDP_DROP, XDP_PASS, XDP_REDIRECT, af_xdp_socket, load_world, run, world};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 const CASES: u32 = 100_000;
 
 fn tag() -> impl Strategy<Value = (u16, u16)> {
-    (prop::sample::select(vec![TPID_Q, TPID_AD]), prop::sample::select(vec![0, 7, 8, 0xf007, 0x1000, 9]))
+    (prop::sample::select(vec![TPID_Q, TPID_AD]), prop::sample::select(vec![0, 6, 7, 8, 0xf007, 0x1000, 9]))
 }
 
 fn valid_request() -> impl Strategy<Value = Vec<u8>> {
@@ -27,8 +27,11 @@ fn valid_request() -> impl Strategy<Value = Vec<u8>> {
         ("fd99:66::7", "fd99::1"),
     ]);
     let length = prop_oneof![6 => Just(48usize), 1 => 1..1600usize];
-    (addresses, prop::collection::vec(tag(), 0..4), length).prop_map(
-        |((source, destination), tags, length)| Frame::request(source, destination, &tags, length).bytes,
+    let mac = prop_oneof![6 => Just(OUR_MAC), 1 => Just(CHILD_MAC), 1 => any::<[u8; 6]>()];
+    (addresses, prop::collection::vec(tag(), 0..4), length, mac).prop_map(
+        |((source, destination), tags, length, mac)| {
+            Frame::request(source, destination, &tags, length).with_link(0, &mac).bytes
+        },
     )
 }
 

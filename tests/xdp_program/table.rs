@@ -2,8 +2,8 @@
 
 use crate::frames::{ETHERNET, Frame, TPID_AD, TPID_Q};
 use crate::{
-    PLAIN, XDP_DROP, XDP_PASS, XDP_REDIRECT, af_xdp_socket, assert_stamped_now, count, counts, load,
-    load_world, run, run_with_metadata, say, world,
+    CHILD_MAC, OUR_MAC, PLAIN, XDP_DROP, XDP_PASS, XDP_REDIRECT, af_xdp_socket, assert_stamped_now, count,
+    counts, load, load_world, run, run_with_metadata, say, world,
 };
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -75,6 +75,18 @@ fn common_rows(table: &mut Table, to_us: fn(&[(u16, u16)]) -> Frame) {
 
     table.row("broadcast MAC", plain().with_link(0, &[0xff; 6]), PassedMulticastMac);
     table.row("multicast MAC", plain().with_link(0, &[0x01, 0, 0x5e, 0, 1, 1]), PassedMulticastMac);
+    for byte in 0..6 {
+        let mut mac = OUR_MAC;
+        mac[byte] ^= 2; // not 1, which would make it a multicast MAC
+        let frame = plain().with_link(0, &mac);
+        table.row(&format!("another box's MAC, which differs in byte {byte}"), frame, PassedOtherMac);
+    }
+    let to_child = || to_us(&[(TPID_Q, 6)]).with_link(0, &CHILD_MAC);
+    table.row("VLAN interface with a MAC of its own", to_child(), Redirected);
+    table.row("its VLAN, but its parent's MAC", to_us(&[(TPID_Q, 6)]), PassedOtherMac);
+    table.row("its MAC, but no VLAN", plain().with_link(0, &CHILD_MAC), PassedOtherMac);
+    table.row("its MAC, but another VLAN", to_us(&[(TPID_Q, 7)]).with_link(0, &CHILD_MAC), PassedOtherMac);
+
     table.row("ARP", plain().with_link(12, &[0x08, 0x06]), PassedNotIp);
     table.row("ARP in a VLAN", to_us(&[(TPID_Q, 7)]).with_link(16, &[0x08, 0x06]), PassedNotIp);
     table.row("old QinQ type 0x9100", plain().with_link(12, &[0x91, 0x00]), PassedNotIp);
@@ -146,6 +158,8 @@ fn v4_rows(table: &mut Table) {
     table.row("denied, mode 4", from("10.99.66.1").with_first_ntp_byte(0x24), PassedOtherMode);
     table.row("denied, not to us", Frame::request("10.99.66.1", "10.99.0.9", &[], 48), PassedNotOurAddress);
     table.row("denied, no socket", from("10.99.66.1"), DroppedDenied).socket = false;
+    let not_to_us = from("10.99.66.1").with_link(0, &CHILD_MAC);
+    table.row("denied, to another box's MAC", not_to_us, PassedOtherMac);
 }
 
 fn v6_rows(table: &mut Table) {
@@ -163,6 +177,8 @@ fn v6_rows(table: &mut Table) {
     table.row("denied", from("fd99:66::1"), DroppedDenied);
     table.row("denied, but its own prefix is served", from("fd99:66::7"), Redirected);
     table.row("right above the denied prefix", from("fd99:67::"), Redirected);
+    let not_to_us = from("fd99:66::1").with_link(0, &CHILD_MAC);
+    table.row("denied, to another box's MAC", not_to_us, PassedOtherMac);
     table.row("denied, version 5", from("fd99:66::1").with_first_ntp_byte(0x2b), PassedOtherVersion);
     table.row("denied, not to us", Frame::request("fd99:66::1", "fd99::9", &[], 48), PassedNotOurAddress);
 }
@@ -216,8 +232,8 @@ fn check_row(steering: &Steering, row: &Row, what: &str) {
 #[test]
 fn the_port_is_the_configured_one() {
     let Some(mut steering) = load(&SteeringConfig { port: 4123, ..PLAIN }) else { return };
-    let (vlans, address) = world().locals[0];
-    steering.replace_locals(&[SteeringAddress { tags: vlans, address }]).unwrap();
+    let (tags, address, mac) = world().locals[0];
+    steering.replace_locals(&[SteeringAddress { tags, address, mac }]).unwrap();
     run(&steering, &v4(&[]).bytes);
     assert_eq!(count(&steering, Verdict::PassedOtherPort), 1);
     run(&steering, &v4(&[]).with(22, &4123u16.to_be_bytes()).bytes);

@@ -22,9 +22,9 @@ pub static OBJECT: &[u8] = &ALIGNED_OBJECT.0;
 pub const PROGRAM: &str = "steer";
 /// XSKMAP: receive queue index -> AF_XDP socket.
 pub const MAP_SOCKETS: &str = "xsks";
-/// HASH: [`LocalV4`] -> `u32` (present).
+/// HASH: [`LocalV4`] -> [`LocalMac`].
 pub const MAP_LOCALS_V4: &str = "locals_v4";
-/// HASH: [`LocalV6`] -> `u32` (present).
+/// HASH: [`LocalV6`] -> [`LocalMac`].
 pub const MAP_LOCALS_V6: &str = "locals_v6";
 /// LPM trie: IPv4 prefix -> `u32`, [`ACTION_SERVE`] or [`ACTION_DROP`].
 pub const MAP_DENIED_V4: &str = "denied_v4";
@@ -78,6 +78,17 @@ pub struct LocalV6 {
     pub address: [u8; 16],
 }
 const _: () = assert!(size_of::<LocalV6>() == 20 && offset_of!(LocalV6, address) == 4);
+
+/// Value of [`MAP_LOCALS_V4`] and [`MAP_LOCALS_V6`]: `struct local_mac`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
+pub struct LocalMac {
+    /// The MAC at which the address is reached, as on the wire: a frame to another one is not for us.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub padding: [u8; 2],
+}
+const _: () = assert!(size_of::<LocalMac>() == 8 && offset_of!(LocalMac, mac) == 0);
 
 /// What the program writes right before a redirected packet: `struct rx_stamp`.
 #[repr(C)]
@@ -159,13 +170,16 @@ pub enum Verdict {
     PassedOtherVersion,
     /// A request to an address (or on a VLAN) that is not ours: forwarded traffic.
     PassedNotOurAddress,
+    /// A request to our address, but in a frame to another box's MAC: we see it because the interface is promiscuous, or
+    /// because a switch floods it.
+    PassedOtherMac,
     /// A request that would be redirected, but no socket serves its queue.
     PassedNoSocket,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their counters.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Redirected,
         Self::RedirectedWithoutMetadata,
         Self::DroppedDenied,
@@ -182,6 +196,7 @@ impl Verdict {
         Self::PassedOtherMode,
         Self::PassedOtherVersion,
         Self::PassedNotOurAddress,
+        Self::PassedOtherMac,
         Self::PassedNoSocket,
     ];
 
@@ -205,6 +220,7 @@ impl Verdict {
             Self::PassedOtherMode => "passed_other_mode",
             Self::PassedOtherVersion => "passed_other_version",
             Self::PassedNotOurAddress => "passed_not_our_address",
+            Self::PassedOtherMac => "passed_other_mac",
             Self::PassedNoSocket => "passed_no_socket",
         }
     }

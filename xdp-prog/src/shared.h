@@ -46,6 +46,14 @@ struct local_v6 {
 _Static_assert(sizeof(struct local_v6) == 20, "twin: LocalV6");
 _Static_assert(__builtin_offsetof(struct local_v6, address) == 4, "twin: LocalV6");
 
+/* The value of both maps of local addresses: the MAC at which the address is reached, as on the wire. */
+struct local_mac {
+	__u8 mac[6];
+	__u8 padding[2];
+};
+_Static_assert(sizeof(struct local_mac) == 8, "twin: LocalMac");
+_Static_assert(__builtin_offsetof(struct local_mac, mac) == 0, "twin: LocalMac");
+
 /* Keys of the deny tries; the layout is the kernel's (struct bpf_lpm_trie_key). */
 struct prefix_v4 {
 	__u32 length;
@@ -93,6 +101,7 @@ enum verdict {
 	VERDICT_PASSED_OTHER_MODE,
 	VERDICT_PASSED_OTHER_VERSION,
 	VERDICT_PASSED_NOT_OUR_ADDRESS,
+	VERDICT_PASSED_OTHER_MAC,
 	VERDICT_PASSED_NO_SOCKET,
 	VERDICTS
 };

@@ -6,8 +6,8 @@
  * or access rules beyond the list of silently denied prefixes.
  *
  * The one idea: redirect by meaning, not by port. A frame leaves the kernel's path only if it is, without any doubt, a
- * mode 3 request to one of our addresses; anything else is XDP_PASS, and then the kernel and the daemon's sockets see
- * exactly what they would see without this program.
+ * mode 3 request to one of our addresses at our MAC; anything else is XDP_PASS, and then the kernel and the daemon's
+ * sockets see exactly what they would see without this program.
  */
 #include "shared.h"
 
@@ -50,14 +50,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, LOCAL_ADDRESSES_MAX);
 	__type(key, struct local_v4);
-	__type(value, __u32);
+	__type(value, struct local_mac);
 } locals_v4 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, LOCAL_ADDRESSES_MAX);
 	__type(key, struct local_v6);
-	__type(value, __u32);
+	__type(value, struct local_mac);
 } locals_v6 SEC(".maps");
 
 struct {
@@ -120,6 +120,17 @@ static __always_inline void count(__u32 verdict)
 		*counter += 1;
 }
 
+/* Is that MAC the frame's destination? Promiscuous interfaces and flooding switches show us frames to other boxes, which
+ * may have our address too (VRRP, anycast). Byte by byte: clang leaves memcmp() of a packet to a function we do not have. */
+static __always_inline int is_to(const struct ethhdr *ethernet, const struct local_mac *reached_at)
+{
+	__u8 difference = 0;
+
+	for (int i = 0; i < ETH_ALEN; i++)
+		difference |= ethernet->h_dest[i] ^ reached_at->mac[i];
+	return difference == 0;
+}
+
 /*
  * Is the rest of the frame a request in one UDP datagram that fills `length` bytes of IP payload, as the IP header says?
  * VERDICT_REDIRECTED = yes, as far as this function sees.
@@ -157,10 +168,11 @@ static __always_inline enum verdict judge_datagram(struct xdp_md *ctx, struct cu
 	return VERDICT_REDIRECTED;
 }
 
-static __always_inline enum verdict judge_v4(struct xdp_md *ctx, struct cursor frame, __u16 outer_vlan,
-					     __u16 inner_vlan)
+static __always_inline enum verdict judge_v4(struct xdp_md *ctx, const struct ethhdr *ethernet, struct cursor frame,
+					     __u16 outer_vlan, __u16 inner_vlan)
 {
 	struct iphdr *ip;
+	struct local_mac *reached_at;
 	enum verdict verdict;
 	__u32 total_length;
 	__u32 *action;
@@ -185,8 +197,11 @@ static __always_inline enum verdict judge_v4(struct xdp_md *ctx, struct cursor f
 
 	struct local_v4 local = { .outer_vlan = outer_vlan, .inner_vlan = inner_vlan };
 	__builtin_memcpy(local.address, &ip->daddr, sizeof(local.address));
-	if (!bpf_map_lookup_elem(&locals_v4, &local))
+	reached_at = bpf_map_lookup_elem(&locals_v4, &local);
+	if (!reached_at)
 		return VERDICT_PASSED_NOT_OUR_ADDRESS;
+	if (!is_to(ethernet, reached_at))
+		return VERDICT_PASSED_OTHER_MAC;
 
 	struct prefix_v4 client = { .length = 32 };
 	__builtin_memcpy(client.address, &ip->saddr, sizeof(client.address));
@@ -194,10 +209,11 @@ static __always_inline enum verdict judge_v4(struct xdp_md *ctx, struct cursor f
 	return action && *action == ACTION_DROP ? VERDICT_DROPPED_DENIED : VERDICT_REDIRECTED;
 }
 
-static __always_inline enum verdict judge_v6(struct xdp_md *ctx, struct cursor frame, __u16 outer_vlan,
-					     __u16 inner_vlan)
+static __always_inline enum verdict judge_v6(struct xdp_md *ctx, const struct ethhdr *ethernet, struct cursor frame,
+					     __u16 outer_vlan, __u16 inner_vlan)
 {
 	struct ipv6hdr *ip;
+	struct local_mac *reached_at;
 	enum verdict verdict;
 	__u32 *action;
 
@@ -226,8 +242,11 @@ static __always_inline enum verdict judge_v6(struct xdp_md *ctx, struct cursor f
 
 	struct local_v6 local = { .outer_vlan = outer_vlan, .inner_vlan = inner_vlan };
 	__builtin_memcpy(local.address, &ip->daddr, sizeof(local.address));
-	if (!bpf_map_lookup_elem(&locals_v6, &local))
+	reached_at = bpf_map_lookup_elem(&locals_v6, &local);
+	if (!reached_at)
 		return VERDICT_PASSED_NOT_OUR_ADDRESS;
+	if (!is_to(ethernet, reached_at))
+		return VERDICT_PASSED_OTHER_MAC;
 
 	struct prefix_v6 client = { .length = 128 };
 	__builtin_memcpy(client.address, &ip->saddr, sizeof(client.address));
@@ -269,9 +288,9 @@ static __always_inline enum verdict judge_frame(struct xdp_md *ctx)
 		protocol = tag->protocol;
 	}
 	if (protocol == bpf_htons(ETH_P_IP))
-		return judge_v4(ctx, frame, outer_vlan, inner_vlan);
+		return judge_v4(ctx, ethernet, frame, outer_vlan, inner_vlan);
 	if (protocol == bpf_htons(ETH_P_IPV6))
-		return judge_v6(ctx, frame, outer_vlan, inner_vlan);
+		return judge_v6(ctx, ethernet, frame, outer_vlan, inner_vlan);
 	return is_vlan(protocol) ? VERDICT_PASSED_TAGS_TOO_DEEP : VERDICT_PASSED_NOT_IP;
 }
 

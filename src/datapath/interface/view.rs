@@ -102,13 +102,15 @@ impl Address {
     }
 }
 
-/// An address for the XDP program's map: requests for it on these tags are ours.
+/// An address for the XDP program's map: requests for it on these tags are ours, in frames to this MAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SteeringAddress {
     /// VLAN identifiers from the outside in, 0 for none.
     pub tags: TagStack,
     /// Our address.
     pub address: IpAddr,
+    /// The Ethernet address of the interface that has it. Frames to another one reach us too, in promiscuous mode.
+    pub mac: [u8; 6],
 }
 
 /// What the kernel may tell us.
@@ -227,7 +229,7 @@ impl View {
     /// of `extra_tags` (trunks that have no VLAN interfaces here), and the addresses of its VLAN interfaces with theirs.
     ///
     /// An address of another interface (an anycast address on `lo`, say) is not in the list, though the kernel would
-    /// take packets for it here: they go up to the sockets.
+    /// take packets for it here: they go up to the sockets. So do all packets of an interface without a MAC of six bytes.
     pub fn steering_addresses(&self, ifindex: u32, extra_tags: &[TagStack]) -> Vec<SteeringAddress> {
         let mut stacks = vec![([0, 0], ifindex)];
         stacks.extend(extra_tags.iter().map(|&tags| (tags, ifindex)));
@@ -241,14 +243,14 @@ impl View {
                 stacks.push((tags, child.ifindex));
             }
         }
-        let mut wanted = Vec::new();
+        // A VLAN interface comes after the extra tags and overrules them: the kernel gives it the frames with its tags.
+        let mut macs = BTreeMap::new();
         for (tags, owner) in stacks {
+            let Some(mac) = self.interface(owner).and_then(|link| link.mac) else { continue };
             let usable = self.addresses(owner).filter(|address| address.is_usable());
-            wanted.extend(usable.map(|one| SteeringAddress { tags, address: one.address }));
+            macs.extend(usable.map(|one| ((tags, one.address), mac)));
         }
-        wanted.sort_unstable();
-        wanted.dedup();
-        wanted
+        macs.into_iter().map(|((tags, address), mac)| SteeringAddress { tags, address, mac }).collect()
     }
 }
 /// A new name of a known interface.

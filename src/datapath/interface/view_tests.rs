@@ -78,6 +78,42 @@ fn extra_tags_carry_the_interface_s_own_addresses() {
 }
 
 #[test]
+fn each_address_is_reached_at_the_mac_of_the_interface_that_has_it() {
+    let mut view = stacked();
+    let macs = |view: &View, extra_tags: &[TagStack]| -> Vec<_> {
+        let last_byte = |one: SteeringAddress| (one.tags, one.mac[5]);
+        view.steering_addresses(2, extra_tags).into_iter().map(last_byte).collect()
+    };
+    assert_eq!(macs(&view, &[[9, 0]]), [([0, 0], 2), ([7, 0], 3), ([7, 8], 4), ([9, 0], 2)]);
+    // The same address on eth0 and on VLAN 7, which is configured too: the kernel gives tag 7 to the VLAN interface.
+    view.apply(Event::Address(address(3, "10.99.2.1")));
+    assert_eq!(
+        macs(&view, &[[7, 0]]),
+        [([0, 0], 2), ([7, 0], 3), ([7, 0], 3), ([7, 8], 4)],
+        "10.99.2.1 and 10.99.3.1 on VLAN 7, each once"
+    );
+}
+
+#[test]
+fn a_new_mac_is_an_alteration_and_moves_the_steering() {
+    let before = stacked();
+    let mut after = before.clone();
+    after.apply(Event::Link(Interface { mac: Some([2, 0, 0, 0, 0, 0x55]), ..link(2, "eth0") }));
+    assert_eq!(Changes::between(&before, &after).altered, [2]);
+    let (old, new) = (before.steering_addresses(2, &[]), after.steering_addresses(2, &[]));
+    assert_ne!(old, new);
+    assert_eq!(new[0], SteeringAddress { mac: [2, 0, 0, 0, 0, 0x55], ..old[0] });
+    assert_eq!(new[1..], old[1..], "VLAN interfaces have kept theirs");
+}
+
+#[test]
+fn without_a_mac_nothing_is_steered() {
+    let mut view = stacked();
+    view.apply(Event::Link(Interface { mac: None, ..link(2, "eth0") }));
+    assert_eq!(steering(&view, 2, &[[30, 0]]), ["7 0 10.99.3.1", "7 8 10.99.4.1"]);
+}
+
+#[test]
 fn a_vlan_interface_that_is_off_hides_itself_and_what_is_inside() {
     let mut view = stacked();
     view.apply(Event::Link(Interface { enabled: false, up: false, ..vlan(3, "eth0.7", 2, 7) }));

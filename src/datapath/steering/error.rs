@@ -68,7 +68,8 @@ pub enum SteeringError {
         /// What went wrong.
         error: String,
     },
-    /// More entries than a map holds.
+    /// More entries than a map holds. Prefixes: nothing was changed. Addresses: as many as fit are redirected, and the
+    /// sockets serve the other `count - limit`.
     #[error("{count} {what} are more than the {limit} that the XDP program holds")]
     TooMany {
         /// What there is too much of.
