@@ -17,7 +17,7 @@ use crate::datapath::interface::{
     Interface, InterfaceFacts, RestoreGuard, SteeringAddress, TagStack, View, VlanPlan,
 };
 use crate::datapath::ladder::{self, Allowed};
-use crate::datapath::steering::{PrefixAction, Steering, SteeringConfig, Variant};
+use crate::datapath::steering::{PrefixAction, Steering, SteeringConfig, SteeringError, Variant};
 use crate::datapath::udp::LocalAddress;
 use crate::sys::memory::HugepagePolicy;
 use ipnet::IpNet;
@@ -392,6 +392,10 @@ impl Steered {
                     warn!(interface = name, error = text, "steering does not follow the addresses");
                 }
                 self.behind = Some(text);
+                if matches!(error, SteeringError::TooMany { .. }) {
+                    // As many as fit are steered; trying again changes nothing before the addresses do.
+                    self.addresses = wanted;
+                }
             }
         }
     }
