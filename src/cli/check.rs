@@ -3,6 +3,7 @@
 use super::args::CheckArguments;
 use super::{Failure, WRONG_INPUT};
 use crate::config::{Config, Datapath, Interface, XdpMode};
+use crate::daemon;
 use crate::datapath::interface::{InterfaceReport, Likely, Step};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -23,13 +24,17 @@ struct Forecast {
 }
 
 pub(super) fn check(config: &Config, arguments: &CheckArguments) -> Result<(), Failure> {
+    daemon::check_machine(config).map_err(|error| Failure::new(error.exit_code(), error))?;
     let interfaces = config
         .interfaces
         .iter()
         .map(|settings| {
             let tags: Vec<_> = settings.vlans.iter().map(|vlan| vlan.ids()).collect();
             let report = InterfaceReport::of(&settings.name, &tags)?;
-            let would_be_chosen = choice(config.datapath, settings, &report.ladder);
+            let would_be_chosen = match settings.name.as_str() {
+                "lo" => "kernel socket: the loopback interface is served by sockets".to_owned(),
+                _ => choice(config.datapath, settings, &report.ladder),
+            };
             Ok(Forecast { report, would_be_chosen })
         })
         .collect::<Result<Vec<_>, _>>()
@@ -50,7 +55,7 @@ pub(super) fn check(config: &Config, arguments: &CheckArguments) -> Result<(), F
 }
 
 /// The first rung that the configuration allows and the facts do not rule out. It is a forecast: drivers promise
-/// much, and only trying tells.
+/// much, a program of somebody else's may be attached, and only trying tells.
 fn choice(datapath: Datapath, settings: &Interface, ladder: &[Step]) -> String {
     let allowed = |step: &&Step| {
         let (zero_copy, skb) = (step.rung.contains("zero-copy"), step.rung.starts_with("skb"));

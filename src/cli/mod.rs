@@ -7,6 +7,7 @@
 
 pub mod args;
 mod check;
+mod log;
 mod query;
 mod show;
 mod table;
@@ -96,6 +97,6 @@ fn start_log(level: LogLevel) {
         .with_max_level(level)
         .with_target(false)
         .with_ansi(to_terminal)
-        .with_writer(io::stderr);
+        .with_writer(|| log::Log);
     if std::env::var_os("JOURNAL_STREAM").is_some() { builder.without_time().init() } else { builder.init() }
 }

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 /// How long a connection may last. A report is written in one go; only a stuck reader needs longer.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(2);
-/// Connections at once; further ones wait in the kernel's queue.
+/// Connections at once; a further one takes the place of the oldest.
 const CONNECTIONS_MAX: usize = 16;
 /// The longest question.
 const QUESTION_LENGTH_MAX: usize = 256;
@@ -80,8 +80,8 @@ impl ControlSocket {
 
     /// What to poll for reading; the connections that still owe bytes are served at every turn.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let listener = (self.connections.len() < CONNECTIONS_MAX).then(|| self.listener.as_fd());
-        listener.into_iter().chain(self.connections.iter().map(|connection| connection.stream.as_fd()))
+        std::iter::once(self.listener.as_fd())
+            .chain(self.connections.iter().map(|connection| connection.stream.as_fd()))
     }
 
     /// Does a connection wait for room to write? Then come back soon.
@@ -92,10 +92,14 @@ impl ControlSocket {
 
     /// Takes new connections, reads questions, and writes what `answer` makes of them.
     pub fn serve(&mut self, mut answer: impl FnMut(&str) -> Vec<u8>) {
-        while self.connections.len() < CONNECTIONS_MAX
-            && let Ok((stream, _)) = self.listener.accept()
-        {
+        // So many at a turn, so that a flood of them does not keep this thread.
+        for _ in 0..CONNECTIONS_MAX {
+            let Ok((stream, _)) = self.listener.accept() else { break };
             if stream.set_nonblocking(true).is_ok() {
+                if self.connections.len() == CONNECTIONS_MAX {
+                    // The oldest has had its time: an answer takes one turn.
+                    self.connections.remove(0);
+                }
                 self.connections.push(Connection::new(stream));
             }
         }

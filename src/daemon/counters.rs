@@ -37,7 +37,7 @@ impl WorkerCounters {
 /// Counters of one path.
 #[derive(Default, Debug)]
 pub struct PathCounters {
-    /// Replies that tell the time.
+    /// Replies that tell the time, those that could not be sent included.
     pub replies: Counter,
     kisses: [Counter; 3],
     refusals: [Counter; Refusal::ALL.len()],
@@ -86,7 +86,7 @@ impl PathCounters {
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PathReport {
-    /// Replies that tell the time.
+    /// Replies that tell the time, those that could not be sent included.
     pub replies: u64,
     /// Kiss-o'-Death packets by code.
     pub kisses: BTreeMap<String, u64>,

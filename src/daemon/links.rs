@@ -8,6 +8,7 @@
 //! sees a difference and removes it.
 
 use super::crew::Crew;
+use super::news::News;
 use super::report::{AttemptReport, InterfaceReport, QueueReport};
 use super::worker::Queue;
 use crate::config::{Datapath, Interface as Settings, XdpMode};
@@ -83,6 +84,7 @@ struct Steered {
     behind: Option<String>,
     /// Its queues' sockets are bound to nothing any more.
     lost: bool,
+    news: News,
     /// The VLAN children when tag stripping was decided upon.
     children: usize,
 }
@@ -213,7 +215,11 @@ impl Link {
             return;
         }
         if !same || lost {
-            warn!(interface = %self.name, index = ifindex, "interface is gone");
+            warn!(
+                interface = %self.name,
+                index = ifindex,
+                "interface is gone: requests to its addresses are not answered until one of that name is there"
+            );
         }
         if matches!(self.state, State::AfXdp(_)) {
             // The program first: then no frame comes any more.
@@ -247,7 +253,14 @@ impl Link {
         for attempt in &self.attempts {
             info!(interface = %self.name, rung = attempt.rung, outcome = attempt.outcome, "tried");
         }
-        info!(interface = %self.name, rung, "interface served");
+        let fell = matches!(self.state, State::Sockets { .. })
+            && common.datapath != Datapath::Socket
+            && interface.name != "lo";
+        if fell {
+            warn!(interface = %self.name, rung, "interface served, but not through AF_XDP: see the attempts");
+        } else {
+            info!(interface = %self.name, rung, "interface served");
+        }
     }
 
     fn note(&mut self, rung: &str, outcome: &str) {
@@ -292,6 +305,7 @@ impl Link {
             addresses: Vec::new(),
             behind: None,
             lost: false,
+            news: News::default(),
             guard,
             steering: {
                 // The workers refuse these clients too; the program only does so sooner.
@@ -303,6 +317,10 @@ impl Link {
             },
         };
         steered.follow(&self.name, &self.tags, view);
+        let refused = opened.ports.first().map(|(_, port)| port.facts().refused.clone()).unwrap_or_default();
+        for reason in &refused {
+            info!(interface = %self.name, reason, "done without");
+        }
         for (number, port) in opened.ports {
             let measure = self.settings.tx_timestamps;
             let queue = Queue::new(Arc::clone(&self.name), interface.ifindex, number, port, measure);
@@ -381,7 +399,9 @@ impl Steered {
         }
         match self.steering.replace_locals(&wanted) {
             Ok(()) => {
-                info!(interface = name, addresses = wanted.len(), "steering follows the addresses");
+                if self.news.is_due() {
+                    info!(interface = name, addresses = wanted.len(), "steering follows the addresses");
+                }
                 self.addresses = wanted;
                 self.behind = None;
             }

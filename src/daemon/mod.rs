@@ -12,10 +12,11 @@ pub mod counters;
 mod crew;
 pub mod exchange;
 mod links;
+mod news;
 mod questions;
 pub mod report;
 mod server;
 pub mod stamps;
 mod worker;
 
-pub use server::{ServeError, serve};
+pub use server::{ServeError, check_machine, serve};

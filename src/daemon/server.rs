@@ -6,11 +6,12 @@ use super::counters::WorkerCounters;
 use super::crew::Crew;
 use super::exchange::Answering;
 use super::links::{Common, Links};
+use super::news::News;
 use super::questions;
 use super::worker::{Notice, Passed, Worker};
 use crate::clock::{Reference, ReferenceKind, Trouble};
-use crate::config::{self, Config, Policy as AccessPolicy, Workers};
-use crate::datapath::interface::{InterfaceWatch, View};
+use crate::config::{self, Config, Interface, Policy as AccessPolicy, Workers};
+use crate::datapath::interface::{InterfaceFacts, InterfaceWatch, View};
 use crate::datapath::steering::PrefixAction;
 use crate::datapath::udp::{LocalAddress, OpenError, UdpGroup};
 use crate::serve::access::{AccessError, AccessList, Action};
@@ -64,6 +65,16 @@ pub enum ServeError {
         /// What there is.
         existing: String,
     },
+    /// A queue that is configured does not exist.
+    #[error("interface {name}: queue {queue} is configured, but there are only {there}")]
+    NoSuchQueue {
+        /// The interface.
+        name: String,
+        /// What was asked for.
+        queue: u16,
+        /// How many there are, from 0.
+        there: u32,
+    },
     /// The access list contradicts itself.
     #[error("access: {0}")]
     Access(#[from] AccessError),
@@ -94,7 +105,10 @@ impl ServeError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::NoSuchInterface { .. } | Self::NoSuchCpu { .. } | Self::Access(_) => 2,
+            Self::NoSuchInterface { .. }
+            | Self::NoSuchQueue { .. }
+            | Self::NoSuchCpu { .. }
+            | Self::Access(_) => 2,
             _ => 1,
         }
     }
@@ -133,6 +147,7 @@ pub(super) struct Server {
     pub(super) statistics: Vec<Arc<ClientStatistics>>,
     pub(super) limiters: [Option<Arc<RateLimiter>>; 2],
     control_socket: Option<ControlSocket>,
+    socket_news: News,
     notices: Receiver<Notice>,
     pub(super) unsolicited: BTreeMap<Mode, u64>,
 }
@@ -204,6 +219,7 @@ impl Server {
             statistics,
             limiters,
             control_socket,
+            socket_news: News::default(),
             notices,
             unsolicited: BTreeMap::new(),
         };
@@ -346,7 +362,13 @@ impl Server {
         let report = self.group.sync_addresses(&wanted);
         if !(report.added.is_empty() && report.removed.is_empty()) {
             self.crew.sockets_changed();
-            info!(added = report.added.len(), removed = report.removed.len(), "sockets follow the addresses");
+            if self.socket_news.is_due() {
+                info!(
+                    added = report.added.len(),
+                    removed = report.removed.len(),
+                    "sockets follow the addresses"
+                );
+            }
         }
         report.failed
     }
@@ -407,12 +429,29 @@ const fn is_expected(error: &OpenError) -> bool {
     matches!(error, OpenError::NotLocal(_))
 }
 
+/// Does the machine have what the configuration names: interfaces, their queues, CPUs?
+///
+/// # Errors
+/// What it does not have, or that it could not be asked.
+pub fn check_machine(config: &Config) -> Result<(), ServeError> {
+    let watch = InterfaceWatch::open().map_err(system("listing interfaces"))?;
+    check_interfaces(config, watch.view())?;
+    access_list(config)?;
+    cores(config).map(drop)
+}
+
 fn check_interfaces(config: &Config, view: &View) -> Result<(), ServeError> {
-    let missing = config.interfaces.iter().find(|wanted| view.interface_named(&wanted.name).is_none());
-    missing.map_or(Ok(()), |missing| {
-        let existing: Vec<&str> = view.interfaces().map(|interface| interface.name.as_str()).collect();
-        Err(ServeError::NoSuchInterface { name: missing.name.clone(), existing: existing.join(", ") })
-    })
+    for Interface { name, queues, .. } in &config.interfaces {
+        let Ok(facts) = InterfaceFacts::gather_from(view, name) else {
+            let existing: Vec<&str> = view.interfaces().map(|interface| interface.name.as_str()).collect();
+            return Err(ServeError::NoSuchInterface { name: name.clone(), existing: existing.join(", ") });
+        };
+        let there = facts.receive_queues().unwrap_or(u32::MAX);
+        if let Some(&queue) = queues.iter().find(|&&queue| u32::from(queue) >= there) {
+            return Err(ServeError::NoSuchQueue { name: name.clone(), queue, there });
+        }
+    }
+    Ok(())
 }
 
 /// The CPUs for workers: those configured, else all but the first where there are several, since the first is
