@@ -379,3 +379,49 @@ fn transmit_stamps_measure_how_late_replies_leave() {
     assert!((1..5_000_000).contains(&mean), "{error}");
     assert!(error["max_nanoseconds"].as_i64().unwrap() >= mean, "{error}");
 }
+
+/// A network namespace to put an interface into for a moment.
+struct Elsewhere(String);
+
+impl Elsewhere {
+    fn new() -> Self {
+        let elsewhere = Self(format!("tb-t{}-x", std::process::id()));
+        run_well(Command::new("ip").args(["netns", "add", &elsewhere.0]));
+        elsewhere
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        run(Command::new("ip").args(["netns", "del", &self.0]));
+    }
+}
+
+#[test]
+fn an_interface_that_left_and_came_back_unseen_is_served_again() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let daemon = Daemon::start(&lab, &Carrier::Driver.configuration(""));
+    let index = || daemon.status()["interfaces"][0]["index"].clone();
+    let before = index();
+    let elsewhere = Elsewhere::new();
+    let server = run_well(lab.on_server("ip").args(["netns", "identify"])).trim().to_owned();
+    // While the daemon sleeps: it sees an interface of the same name and index, whose sockets are bound to nothing.
+    daemon.pause();
+    lab.server_ip(&format!("link set tb0 netns {}", elsewhere.0));
+    run_well(Command::new("ip").args(["-n", &elsewhere.0, "link", "set", "tb0", "netns", &server]));
+    lab.server_ip("link set tb0 up");
+    lab.server_ip("addr add 10.99.1.1/24 dev tb0");
+    lab.server_ip("addr add fd99:1::1/64 dev tb0 nodad");
+    daemon.resume();
+    for server in SERVER {
+        let replies = daemon.replies().af_xdp;
+        eventually("answers over AF_XDP again", || {
+            (lab.answers(server) && daemon.replies().af_xdp > replies).then_some(())
+        });
+    }
+    assert_eq!(index(), before, "the index was the same, or this shows nothing");
+    daemon.queues_in_balance();
+}
