@@ -236,19 +236,6 @@ pub fn random_words<const N: usize>() -> io::Result<[u64; N]> {
     if usize::try_from(got) == Ok(length) { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many octets this process may lock in memory (`RLIMIT_MEMLOCK`, the soft limit); `None`: no limit.
-///
-/// # Errors
-/// What `getrlimit` says: nothing, on Linux.
-pub fn memory_lock_limit() -> io::Result<Option<u64>> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a live rlimit that this call alone writes to.
-    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
-}
-
 /// A part of root's power that the data path needs, with its number from capabilities(7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -366,13 +353,5 @@ mod tests {
         })
         .join()
         .unwrap();
-    }
-
-    #[test]
-    fn the_memory_lock_limit_is_the_one_in_proc() {
-        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
-        let line = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap();
-        let soft = line.split_whitespace().nth(3).unwrap();
-        assert_eq!(memory_lock_limit().unwrap(), soft.parse().ok());
     }
 }

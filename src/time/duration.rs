@@ -58,12 +58,6 @@ impl NtpDuration {
         self.0 as f64 / 4_294_967_296.0
     }
 
-    /// The magnitude, saturating at the maximum.
-    #[must_use]
-    pub const fn magnitude(self) -> Self {
-        Self(self.0.saturating_abs())
-    }
-
     const fn saturated(bits: i128) -> Self {
         if bits > i64::MAX as i128 {
             Self(i64::MAX)
