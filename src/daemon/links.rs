@@ -76,9 +76,9 @@ enum State {
 struct Steered {
     ifindex: u32,
     rung: String,
-    // Detached before tag stripping is switched on again.
+    // Fields are dropped in this order: the program is detached before tag stripping is switched on again.
     steering: Steering,
-    guard: RestoreGuard,
+    _guard: RestoreGuard,
     addresses: Vec<SteeringAddress>,
     /// Why steering does not follow the addresses, so that it is logged once.
     behind: Option<String>,
@@ -306,7 +306,7 @@ impl Link {
             behind: None,
             lost: false,
             news: News::default(),
-            guard,
+            _guard: guard,
             steering: {
                 // The workers refuse these clients too; the program only does so sooner.
                 if let Err(error) = opened.steering.replace_denied(&common.dropped) {
@@ -421,7 +421,6 @@ impl Steered {
     }
 
     fn verdicts(&self) -> BTreeMap<String, u64> {
-        let _ = &self.guard;
         let counts = self.steering.verdicts().unwrap_or_default();
         counts
             .into_iter()

@@ -386,8 +386,9 @@ impl Server {
         self.failed_sockets = texts;
     }
 
-    /// What the workers have to tell. Of packets of other modes only the number counts: there are no associations yet, so nobody waits for any of it (RFC 5905 figure 20:
-    /// without association, modes 2, 4 and 5 are discarded; 1 is, as long as no passive association is allowed).
+    /// What the workers have to tell. Of packets of other modes only the number counts: there are no associations yet,
+    /// so nobody waits for any (RFC 5905 figure 20: without association, modes 2, 4 and 5 are discarded; 1 is, as long
+    /// as no passive association is allowed).
     pub(super) fn take_notices(&mut self) {
         for notice in self.notices.try_iter() {
             match notice {

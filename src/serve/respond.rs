@@ -8,7 +8,7 @@ use super::access::{AccessList, Action};
 use super::clients::{Client, ClientKeying, ClientStatistics};
 use super::limit::{Lottery, RateLimiter, Verdict};
 use crate::snapshot::SystemSnapshot;
-use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpTimestamp, Timestamp};
+use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpShort, NtpTimestamp, Timestamp};
 use crate::wire::{HEADER_LENGTH, Header, KissCode, Leap, Mode, Packet, Version, transmit_timestamp_offset};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -174,7 +174,6 @@ impl Responder {
 /// RFC 5905 section 9.2 and figure 31: the server's own variables, the request's version, poll and transmit
 /// timestamp.
 fn time_reply(request: &Header, version: Version, arrival: &Arrival, snapshot: &SystemSnapshot) -> Header {
-    use crate::time::NtpShort;
     let mut reply = Header::new(snapshot.leap, version, Mode::Server);
     reply.stratum = snapshot.stratum;
     reply.set_poll(request.poll());
