@@ -5,6 +5,8 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+#[cfg(feature = "load")]
+pub mod load;
 pub mod metrics;
 pub mod serve;
 pub mod snapshot;

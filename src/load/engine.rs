@@ -1,0 +1,134 @@
+//! What every engine does: one step of load, and what it measured.
+//!
+//! Owns: the words the engines and their caller share. Does not own: any way to send a packet.
+//!
+//! The one idea a newcomer lacks: the engines share the requests, the rules for judging replies and this vocabulary,
+//! and nothing else. One sends through xsk-rs from user space, the other inside the kernel; that they agree is a test.
+
+use super::clients::Clients;
+use super::judge::Flaw;
+use super::record::empty_histogram;
+use hdrhistogram::Histogram;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Who asks whom, and from where: all that stays the same during a run.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// The interface that sends.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub source_mac: [u8; 6],
+    /// The next hop's.
+    pub target_mac: [u8; 6],
+    /// Who is asked.
+    pub target: IpAddr,
+    /// On which UDP port.
+    pub port: u16,
+    /// Who asks.
+    pub clients: Clients,
+    /// What a right reply is.
+    pub expect: Expect,
+}
+
+/// What a right reply is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expect {
+    /// A server's: mode 4, with our transmit timestamp as its origin, synchronised, T2 <= T3.
+    Ntp,
+    /// The request itself, as a bare reflector returns it. It has no turnaround.
+    Echo,
+}
+
+/// One step.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Plan {
+    /// Requests a second; none: as many as the engine can send.
+    pub rate: Option<f64>,
+    /// For how long requests are sent.
+    pub duration: Duration,
+    /// A reply that takes longer counts as late. So long is waited for replies after the last request.
+    pub timeout: Duration,
+    /// Tells this step's requests from those of other steps and runs: the upper half of their transmit timestamps.
+    pub nonce: u32,
+}
+
+/// What is known while a step runs.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Progress {
+    /// Since the step began.
+    pub elapsed: Duration,
+    /// Requests sent.
+    pub offered: u64,
+    /// Right replies.
+    pub answered: u64,
+}
+
+/// What a step measured.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Measured {
+    /// From the first request's intended time to the last one's.
+    pub duration: Duration,
+    /// Requests sent.
+    pub offered: u64,
+    /// Requests the interface would not take; not in `offered`.
+    pub send_failures: u64,
+    /// Right replies in time.
+    pub answered: u64,
+    /// Right replies after the timeout.
+    pub late: u64,
+    /// Kiss-o'-death packets by code.
+    pub kisses: Vec<([u8; 4], u64)>,
+    /// Replies to what had its reply already.
+    pub duplicates: u64,
+    /// Wrong replies, indexed by [`Flaw`].
+    pub flaws: [u64; Flaw::COUNT],
+    /// Right replies whose UDP checksum was left for hardware to finish.
+    pub unfinished_checksums: u64,
+    /// Intended time of the request to arrival of its reply, nanoseconds; `answered` of them.
+    pub round_trip: Histogram<u64>,
+    /// T3 - T2 of right replies, nanoseconds.
+    pub turnaround: Histogram<u64>,
+    /// Intended time to departure, nanoseconds; `offered` of them.
+    pub send_delay: Histogram<u64>,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        Self {
+            duration: Duration::ZERO,
+            offered: 0,
+            send_failures: 0,
+            answered: 0,
+            late: 0,
+            kisses: Vec::new(),
+            duplicates: 0,
+            flaws: [0; Flaw::COUNT],
+            unfinished_checksums: 0,
+            round_trip: empty_histogram(),
+            turnaround: empty_histogram(),
+            send_delay: empty_histogram(),
+        }
+    }
+}
+
+/// Why an engine could not start or go on, in words for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct EngineError(pub String);
+
+/// A way to send requests and to receive replies.
+pub trait Engine {
+    /// Does one step. Calls `progress` several times a second while it runs; stops early, with what it has, when that
+    /// returns `false`.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    fn run(
+        &mut self,
+        plan: &Plan,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Measured, EngineError>;
+}

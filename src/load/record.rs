@@ -1,0 +1,197 @@
+//! What a run measured, as `--json` prints it and the report page reads it again.
+//!
+//! Owns: the types and their meaning. Does not own: how they are filled (the engines) or shown (`cli`, the page).
+//!
+//! The one idea a newcomer lacks: percentiles can be neither averaged nor merged, so each record carries its whole
+//! histograms, in the HdrHistogram V2 format that other tools read too; the percentiles beside them are for people.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Longest latency a histogram holds, in nanoseconds: 60 s.
+pub const LATENCY_MAX_NANOSECONDS: u64 = 60_000_000_000;
+
+/// Significant decimal digits of every histogram: a value is off by less than 0.1 %.
+pub const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// The version of this format. A reader refuses another.
+pub const FORMAT: u32 = 1;
+
+/// An empty histogram of latencies, in nanoseconds from 1 to [`LATENCY_MAX_NANOSECONDS`].
+#[must_use]
+#[expect(clippy::missing_panics_doc, reason = "the bounds are constants")]
+pub fn empty_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_NANOSECONDS, SIGNIFICANT_DIGITS)
+        .expect("the bounds are in order and the digits within 0 to 5")
+}
+
+/// One run against one server: one or more steps.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// What the report calls this run: `--label`, or the target's address.
+    pub label: String,
+    /// The load generator's version.
+    pub version: String,
+    /// When it began, RFC 3339, UTC.
+    pub started: String,
+    /// Who was asked, with the port.
+    pub target: String,
+    /// On which interface.
+    pub interface: String,
+    /// `basic`; later also `interleaved`.
+    pub mode: String,
+    /// How many clients asked.
+    pub clients: u64,
+    /// Their addresses, as a prefix.
+    pub sources: String,
+    /// The engine that carried the packets.
+    pub engine: String,
+    /// Why that one.
+    pub engine_reason: String,
+    /// The machine the generator ran on.
+    pub machine: Machine,
+    /// What was offered and what came of it, in the order it was done.
+    pub steps: Vec<Step>,
+}
+
+/// The generator's machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub processor: String,
+    /// How many CPUs are online.
+    pub cpus: usize,
+    /// The kernel's release.
+    pub kernel: String,
+}
+
+/// One offered rate and what came of it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// Requests a second that were intended; none when saturating.
+    pub intended_per_second: Option<f64>,
+    /// From the first request's intended time to the last one's, in seconds.
+    pub duration_seconds: f64,
+    /// Requests sent.
+    pub offered: u64,
+    /// Requests a second that were sent.
+    pub offered_per_second: f64,
+    /// Requests the interface would not take. Not in `offered`.
+    pub send_failures: u64,
+    /// Requests whose reply came in time and was right in every respect.
+    pub answered: u64,
+    /// Replies a second.
+    pub answered_per_second: f64,
+    /// Requests refused by a kiss-o'-death packet, by its code.
+    pub kisses: BTreeMap<String, u64>,
+    /// Requests whose right reply came after the timeout.
+    pub late: u64,
+    /// Requests without a right reply: `offered` less the three above.
+    pub lost: u64,
+    /// Replies to what had its reply already.
+    pub duplicates: u64,
+    /// Replies that were wrong, by what was wrong with them.
+    pub invalid: BTreeMap<String, u64>,
+    /// Right replies whose UDP checksum was left for hardware to finish, as on veth between local sockets.
+    pub unfinished_checksums: u64,
+    /// From the intended time of a request to the arrival of its reply; answered requests only.
+    pub round_trip: Latencies,
+    /// From the server's receive timestamp to its transmit timestamp, as the server says.
+    pub turnaround: Latencies,
+    /// From a request's intended time to its departure: the generator's own lateness, contained in `round_trip`.
+    pub send_delay: Latencies,
+}
+
+impl Step {
+    /// `lost` and `late`, as a share of `offered`, 0 to 1. Without an offer: 0.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        if self.offered == 0 { 0.0 } else { (self.lost + self.late) as f64 / self.offered as f64 }
+    }
+}
+
+/// A histogram, and what people ask of it. Nanoseconds; 0 where nothing was counted.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Latencies {
+    /// How many values.
+    pub count: u64,
+    /// The smallest.
+    pub min: u64,
+    /// The mean.
+    pub mean: f64,
+    /// Half are at most this.
+    pub p50: u64,
+    /// 90 % are at most this.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p99_9: u64,
+    /// 99.99 %.
+    pub p99_99: u64,
+    /// The largest.
+    pub max: u64,
+    /// All of it: HdrHistogram V2, deflated, base64.
+    pub histogram: String,
+}
+
+impl Latencies {
+    /// The record of a histogram of nanoseconds.
+    #[must_use]
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        let mut bytes = Vec::new();
+        // Writing to a vector cannot fail, and our bounds are far from the format's.
+        let _ = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
+        let at = |quantile| if histogram.is_empty() { 0 } else { histogram.value_at_quantile(quantile) };
+        let whole = |value| if histogram.is_empty() { 0 } else { value };
+        Self {
+            count: histogram.len(),
+            min: whole(histogram.min()),
+            mean: histogram.mean(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            p99_99: at(0.9999),
+            max: whole(histogram.max()),
+            histogram: BASE64_STANDARD.encode(bytes),
+        }
+    }
+
+    /// The histogram itself; `None` if the text is not one.
+    #[must_use]
+    pub fn histogram(&self) -> Option<Histogram<u64>> {
+        let bytes = BASE64_STANDARD.decode(&self.histogram).ok()?;
+        Deserializer::new().deserialize(&mut bytes.as_slice()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_survives_its_record() {
+        let mut histogram = empty_histogram();
+        for value in [1, 1000, 1001, 250_000, 59_000_000_000] {
+            histogram.record(value).unwrap();
+        }
+        let record = Latencies::of(&histogram);
+        assert_eq!((record.count, record.min), (5, 1));
+        assert!(record.max.abs_diff(59_000_000_000) < 59_000_000, "{}", record.max);
+        assert_eq!(record.histogram().unwrap(), histogram);
+    }
+
+    #[test]
+    fn an_empty_histogram_is_all_zeros() {
+        let record = Latencies::of(&empty_histogram());
+        assert_eq!((record.count, record.min, record.p99_99, record.max), (0, 0, 0, 0));
+        assert_eq!(Latencies { histogram: "no histogram".into(), ..record }.histogram(), None);
+    }
+}
