@@ -9,6 +9,13 @@
 
 pub mod clients;
 pub mod engine;
+pub mod hdr_log;
 pub mod judge;
+pub mod plan;
 pub mod record;
 pub mod request;
+pub mod resolve;
+pub mod run;
+pub mod scope;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -51,6 +51,14 @@ impl NetlinkSocket {
         )
     }
 
+    /// A NETLINK_ROUTE socket that hears nothing but answers.
+    ///
+    /// # Errors
+    /// Those of socket(2) and bind(2).
+    pub fn open_route_requests() -> io::Result<Self> {
+        Self::open(libc::NETLINK_ROUTE, 0)
+    }
+
     fn open(protocol: libc::c_int, groups: libc::c_int) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: socket(2) takes no pointers.
@@ -141,6 +149,28 @@ impl NetlinkSocket {
         match self.receive(buffer)? {
             Received::Nothing => Err(io::Error::new(io::ErrorKind::TimedOut, "netlink did not answer")),
             received => Ok(received),
+        }
+    }
+}
+
+impl NetlinkSocket {
+    /// Sends one request, on a socket that hears of nothing else, and returns the payload of its one answer: empty for
+    /// a mere acknowledgement.
+    ///
+    /// # Errors
+    /// The kernel's refusal, and what the socket calls report.
+    pub fn ask(&self, kind: u16, flags: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
+        self.send(&message(kind, libc::NLM_F_REQUEST as u16 | flags, 1, payload))?;
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        let Received::Datagram(length) = self.receive_answer(&mut buffer)? else {
+            return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+        };
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let answer = NetlinkBuffer::new_checked(&buffer[..length]).map_err(invalid)?;
+        match answer.message_type() {
+            NLMSG_ERROR if answer.payload().starts_with(&[0; 4]) => Ok(Vec::new()),
+            NLMSG_ERROR => Err(error_of(answer.payload())),
+            _ => Ok(answer.payload().to_vec()),
         }
     }
 }
@@ -246,7 +276,7 @@ pub fn device_features(ifindex: u32) -> io::Result<DeviceFeatures> {
 }
 
 /// One netlink attribute, padded to four octets.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(8 + value.len());
     bytes.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
     bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -263,20 +293,10 @@ fn ask_generic(
     attributes: &[u8],
     mut see: impl FnMut(u16, &[u8]),
 ) -> io::Result<()> {
-    let payload = [&[command, 1, 0, 0], attributes].concat();
-    socket.send(&message(family, libc::NLM_F_REQUEST as u16, 1, &payload))?;
-    let mut buffer = vec![0; DATAGRAM_MAX];
-    let Received::Datagram(length) = socket.receive_answer(&mut buffer)? else {
-        return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
-    };
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let answer = NetlinkBuffer::new_checked(&buffer[..length]).map_err(invalid)?;
-    if answer.message_type() == NLMSG_ERROR {
-        return Err(error_of(answer.payload()));
-    }
-    let attributes = answer.payload().get(GENERIC_HEADER..).ok_or(io::ErrorKind::InvalidData)?;
+    let answer = socket.ask(family, 0, &[&[command, 1, 0, 0], attributes].concat())?;
+    let attributes = answer.get(GENERIC_HEADER..).ok_or(io::ErrorKind::InvalidData)?;
     for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute.map_err(invalid)?;
+        let attribute = attribute.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         see(attribute.kind(), attribute.value());
     }
     Ok(())
