@@ -10,7 +10,7 @@ use crate::sys::netlink::{self, ListedAddress, NetlinkSocket};
 use netlink_packet_core::NlasIterator;
 use std::fmt::Write;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,9 @@ const NEIGHBOUR_STATE: usize = 8;
 
 /// How long a neighbour may take to say its MAC: the kernel asks three times, a second apart.
 const NEIGHBOUR_WITHIN: Duration = Duration::from_millis(2500);
-const NEIGHBOUR_POLL: Duration = Duration::from_millis(10);
+/// The kernel gathers news of links for up to a second before it says that one came up.
+const LINK_WITHIN: Duration = Duration::from_millis(1500);
+const POLL: Duration = Duration::from_millis(10);
 
 /// The way to the target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +70,7 @@ pub enum ResolveError {
     #[error("--interface {0}: must be an Ethernet interface")]
     NotEthernet(String),
     /// It is down.
-    #[error("{0} is down: the load test needs a link")]
+    #[error("{0} has no link: it or its other end is down")]
     Down(String),
     /// It has no address of the target's family.
     #[error(
@@ -144,8 +146,7 @@ impl ResolveError {
 /// # Errors
 /// [`ResolveError`].
 pub fn resolve(interface: &str, target: IpAddr) -> Result<NextHop, ResolveError> {
-    let listed = netlink::list_addresses()?;
-    let (ifindex, source_mac) = ethernet(interface, &listed)?;
+    let (listed, (ifindex, source_mac)) = wait_for_link(interface)?;
     let socket = NetlinkSocket::open_route_requests()?;
     let route = ask_route(&socket, ifindex, target).map_err(|cause| ResolveError::NoRoute {
         target,
@@ -162,6 +163,19 @@ pub fn resolve(interface: &str, target: IpAddr) -> Result<NextHop, ResolveError>
     let next_hop = route.gateway.unwrap_or(target);
     let target_mac = find_neighbour(&socket, ifindex, interface, next_hop)?;
     Ok(NextHop { ifindex, source_mac, target_mac, source })
+}
+
+/// Addresses and facts, once the link is up.
+#[expect(clippy::type_complexity, reason = "two values for one caller")]
+fn wait_for_link(interface: &str) -> Result<(Vec<ListedAddress>, (u32, [u8; 6])), ResolveError> {
+    let deadline = Instant::now() + LINK_WITHIN;
+    loop {
+        let listed = netlink::list_addresses()?;
+        match ethernet(interface, &listed) {
+            Err(ResolveError::Down(_)) if Instant::now() < deadline => sleep(POLL),
+            result => return result.map(|facts| (listed, facts)),
+        }
+    }
 }
 
 /// The index and MAC address of an Ethernet interface that is up.
@@ -275,7 +289,7 @@ fn find_neighbour(
         if Instant::now() > deadline {
             return Err(ResolveError::NoNeighbour { next_hop, interface: interface.to_owned() });
         }
-        sleep(NEIGHBOUR_POLL);
+        sleep(POLL);
     }
 }
 
@@ -303,9 +317,8 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 fn address(octets: &[u8]) -> Option<IpAddr> {
-    let v4 = || Some(Ipv4Addr::from_octets(octets.try_into().ok()?).into());
-    let v6 = || Some(Ipv6Addr::from_octets(octets.try_into().ok()?).into());
-    v4().or_else(v6)
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from).ok();
+    v4.or_else(|| <[u8; 16]>::try_from(octets).map(IpAddr::from).ok())
 }
 
 #[cfg(test)]
@@ -313,6 +326,7 @@ mod tests {
     use super::*;
     use netlink::attribute;
     use proptest::prelude::*;
+    use std::net::Ipv6Addr;
 
     #[test]
     fn a_route_may_have_a_gateway_of_either_family() {

@@ -12,28 +12,23 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Nobody reaches these from outside, so whoever does is inside: loopback, private (RFC 1918), shared (RFC 6598) and
 /// link-local (RFC 3927).
-const OWN_V4: [Ipv4Net; 6] = [
-    v4([127, 0, 0, 0], 8),
-    v4([10, 0, 0, 0], 8),
-    v4([172, 16, 0, 0], 12),
-    v4([192, 168, 0, 0], 16),
-    v4([100, 64, 0, 0], 10),
-    v4([169, 254, 0, 0], 16),
-];
+const OWN_V4: [Ipv4Net; 6] =
+    [v4(127, 0, 8), v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), v4(169, 254, 16)];
 
 /// Loopback, unique local (RFC 4193) and link-local.
 const OWN_V6: [Ipv6Net; 3] = [v6([0, 0, 0, 0, 0, 0, 0, 1], 128), v6([0xfc00; 1], 7), v6([0xfe80; 1], 10)];
 
 /// Unspecified, multicast and broadcast.
-const NOBODY_V4: [Ipv4Net; 3] = [v4([0, 0, 0, 0], 8), v4([224, 0, 0, 0], 4), v4([255, 255, 255, 255], 32)];
+const NOBODY_V4: [Ipv4Net; 3] = [v4(0, 0, 8), v4(224, 0, 4), Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32)];
 
 const NOBODY_V6: [Ipv6Net; 2] = [v6([0; 8], 128), v6([0xff00; 1], 8)];
 
 /// IPv4 addresses in IPv6 clothes (RFC 4291 section 2.5.5): no packet on a wire has one.
 const MAPPED: Ipv6Net = v6([0, 0, 0, 0, 0, 0xffff], 96);
 
-const fn v4(octets: [u8; 4], length: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::from_octets(octets), length)
+/// The first two octets, then zeros.
+const fn v4(first: u8, second: u8, length: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(first, second, 0, 0), length)
 }
 
 /// The given 16-bit groups, then zeros.
