@@ -12,3 +12,4 @@ pub mod engine;
 pub mod judge;
 pub mod record;
 pub mod request;
+pub mod xsk;
