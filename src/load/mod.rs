@@ -7,9 +7,12 @@
 //! latency counts from there. A server that stalls for a second is charged for every request of that second, not just
 //! for the one a waiting client would have had in flight (the mistake called coordinated omission).
 
+pub mod af_xdp;
 pub mod clients;
 pub mod engine;
 pub mod judge;
 pub mod record;
+pub mod redirect;
 pub mod request;
+pub mod tally;
 pub mod xsk;
