@@ -17,9 +17,12 @@ pub mod live_frames;
 pub mod page;
 pub mod plan;
 pub mod record;
+pub mod redirect;
 pub mod request;
 pub mod resolve;
 pub mod run;
 pub mod scope;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tally;
+pub mod xsk;
