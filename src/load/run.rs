@@ -39,7 +39,9 @@ pub fn run(
 /// The record of a step.
 fn step(plan: &Plan, measured: &Measured) -> Step {
     let seconds = measured.duration.as_secs_f64();
-    let per_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+    // From the first request to the last there is one interval less than there are requests.
+    let intervals = measured.offered.saturating_sub(1) as f64 / measured.offered.max(1) as f64;
+    let per_second = |count: u64| if seconds > 0.0 { count as f64 * intervals / seconds } else { 0.0 };
     let refused: u64 = measured.kisses.iter().map(|kiss| kiss.1).sum();
     let answered = measured.answered + measured.late + refused;
     let mut record = Step {
@@ -134,7 +136,7 @@ mod tests {
             let mut measured = Measured::default();
             for second in 1..=plan.duration.as_secs() {
                 measured.duration = Duration::from_secs(second);
-                measured.offered = (plan.rate.unwrap() * second as f64) as u64;
+                measured.offered = (plan.rate.unwrap() * second as f64) as u64 + 1;
                 measured.late = measured.offered / 10;
                 measured.answered = measured.offered - measured.late;
                 if !progress(Progress { elapsed: measured.duration, offered: measured.offered, answered: 0 })
@@ -162,8 +164,8 @@ mod tests {
         run(&mut Fake { step: 0, fails_in: 9 }, &[plan(10.0), plan(20.0)], &mut steps, &mut watch).unwrap();
         assert_eq!(seen, [0, 0, 0, 0, 1, 1, 1, 1]);
         let rates: Vec<_> = steps.iter().map(|step| (step.offered_per_second, step.offered)).collect();
-        assert_eq!(rates, [(10.0, 40), (20.0, 80)]);
-        assert_eq!((steps[1].answered, steps[1].late, steps[1].lost, steps[1].loss()), (72, 8, 0, 0.1));
+        assert_eq!(rates, [(10.0, 41), (20.0, 81)]);
+        assert_eq!((steps[1].answered, steps[1].late, steps[1].lost, steps[1].loss()), (73, 8, 0, 8.0 / 81.0));
     }
 
     #[test]
@@ -172,7 +174,7 @@ mod tests {
         let mut watch = |_, progress: Progress| progress.elapsed < Duration::from_secs(2);
         run(&mut Fake { step: 0, fails_in: 9 }, &[plan(10.0), plan(20.0)], &mut steps, &mut watch).unwrap();
         assert_eq!(steps.len(), 1);
-        assert_eq!((steps[0].offered, steps[0].duration_seconds), (20, 2.0));
+        assert_eq!((steps[0].offered, steps[0].duration_seconds), (21, 2.0));
     }
 
     #[test]
@@ -190,15 +192,15 @@ mod tests {
         flaws[Flaw::Order as usize] = 3;
         let measured = Measured {
             duration: Duration::from_secs(2),
-            offered: 100,
-            answered: 60,
+            offered: 101,
+            answered: 61,
             late: 5,
             kisses: vec![(*b"RATE", 7), ([0, 1, b',', b'A'], 1)],
             flaws,
             ..Measured::default()
         };
         let record = step(&plan(50.0), &measured);
-        assert_eq!((record.lost, record.answered_per_second), (27, 30.0));
+        assert_eq!((record.lost, record.answered_per_second), (27, 61.0 * 50.0 / 101.0));
         let kisses: Vec<_> = record.kisses.iter().map(|(code, count)| (code.as_str(), *count)).collect();
         assert_eq!(kisses, [("RATE", 7), ("\\x00\\x01,A", 1)]);
         assert_eq!(record.invalid.into_iter().collect::<Vec<_>>(), [("order".to_owned(), 3)]);

@@ -161,7 +161,7 @@ pub(super) fn hint(run: &Run) -> Option<String> {
     } else if sum(|step| step.kisses.values().sum()) > 0 {
         format!("{target} refused every request by kiss-o'-death: see its rate limit and access list")
     } else if sum(|step| step.invalid.values().sum()) > 0 {
-        format!("no reply of {target} was right: is it synchronised? (a bare reflector needs --echo)")
+        format!("no reply was right: is {target} a synchronised server (or, with --echo, a bare reflector)?")
     } else {
         format!(
             "no reply came: does {target} serve NTP to {sources}, and has it a route (and neighbours) back to there?"
