@@ -15,6 +15,7 @@ pub mod hdr_log;
 pub mod judge;
 pub mod live_frames;
 pub mod page;
+pub mod page;
 pub mod plan;
 pub mod record;
 pub mod redirect;
@@ -22,7 +23,7 @@ pub mod request;
 pub mod resolve;
 pub mod run;
 pub mod scope;
+pub mod tally;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod tally;
 pub mod xsk;

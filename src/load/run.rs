@@ -165,7 +165,10 @@ mod tests {
         assert_eq!(seen, [0, 0, 0, 0, 1, 1, 1, 1]);
         let rates: Vec<_> = steps.iter().map(|step| (step.offered_per_second, step.offered)).collect();
         assert_eq!(rates, [(10.0, 41), (20.0, 81)]);
-        assert_eq!((steps[1].answered, steps[1].late, steps[1].lost, steps[1].loss()), (73, 8, 0, 8.0 / 81.0));
+        assert_eq!(
+            (steps[1].answered, steps[1].late, steps[1].lost, steps[1].loss()),
+            (73, 8, 0, 8.0 / 81.0)
+        );
     }
 
     #[test]
