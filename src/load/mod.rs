@@ -15,7 +15,6 @@ pub mod hdr_log;
 pub mod judge;
 pub mod live_frames;
 pub mod page;
-pub mod page;
 pub mod plan;
 pub mod record;
 pub mod redirect;
