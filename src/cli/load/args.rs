@@ -33,8 +33,9 @@ Examples:
   timeball load --target 10.99.1.1 --interface tb0 --saturate --json > run.json
       As much as the generator can send, for programs and for `timeball report`.
 
-Latency counts from the time a request should have left, so a stall is charged for all the requests of its time
-(no coordinated omission). Every reply is checked; what is not answered rightly within --timeout is lost or late.";
+Latency counts from the time a request should have left, so that a stall is charged for all the
+requests of its time (no coordinated omission). Every reply is checked; a request that is not
+answered rightly within --timeout is lost or late.";
 
 pub(in crate::cli) const REPORT_EXAMPLES: &str = "\
 Examples:
