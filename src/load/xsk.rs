@@ -249,7 +249,8 @@ impl Xsk {
     }
 
     /// Sends a new packet at the next [`Self::flush`]: `write` gets the room for it (more than an Ethernet frame of
-    /// 1500 bytes) and returns its length. `false`, and `write` is not called, if there is no room or no free frame.
+    /// 1500 bytes) and returns its length. `false` for a length of 0; also, without calling `write`, if there is no room or
+    /// no free frame.
     pub fn send(&mut self, write: impl FnOnce(&mut [u8]) -> usize) -> bool {
         if !self.has_room() {
             return false;
@@ -260,6 +261,11 @@ impl Xsk {
         packet.cursor().set_pos(usize::MAX);
         let length = write(packet.contents_mut());
         packet.cursor().set_pos(length);
+        if length == 0 {
+            // The kernel would refuse it and never give its frame back.
+            self.free.push(frame);
+            return false;
+        }
         self.outgoing.push(frame);
         true
     }
