@@ -228,9 +228,9 @@ fn step_row(step: &Step) -> String {
         cell(delay, delay.p99),
     ];
     let intended = step.intended_per_second.map_or_else(|| "saturate".into(), rate);
-    let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
+    let cells: String = cells.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
     let limit = generator_limit(step)
-        .map_or_else(|| "<td></td>".into(), |why| format!("<td class=\"limit\">{why}</td>"));
+        .map_or_else(|| "<td></td>".into(), |why| format!("<td class=\"limit\">{}</td>", escape(&why)));
     format!("<tr><th scope=\"row\">{intended}</th>{cells}{limit}</tr>\n")
 }
 

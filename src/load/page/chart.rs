@@ -53,6 +53,9 @@ const MARKS: [&[(i32, i32)]; 5] = [
     &[(0, 11), (10, -8), (-10, -8)],
 ];
 
+/// Corners of a filled shape, in drawing units around its point.
+type Outline = Vec<(i32, i32)>;
+
 /// A point, in axis coordinates (the logarithm's, on a logarithmic axis).
 pub type Point = (f64, f64);
 
@@ -261,8 +264,6 @@ impl Chart {
             }))?;
         }
         area.present()?;
-        drop(chart);
-        drop(area);
         Ok(())
     }
 }
@@ -272,7 +273,7 @@ impl Size {
     fn dimensions(self) -> (u32, u32) {
         match self {
             Self::Wide => (1800, 860),
-            Self::Small => (960, 700),
+            Self::Small => (780, 600),
         }
     }
 
@@ -285,7 +286,7 @@ impl Size {
 }
 
 /// The mark of a look, and the hole in it: without extent where the mark is full.
-fn outlines(look: usize) -> (Vec<(i32, i32)>, Vec<(i32, i32)>) {
+fn outlines(look: usize) -> (Outline, Outline) {
     let outline = MARKS[look % MARKS.len()].to_vec();
     let hollow = look % LOOKS_COUNT >= MARKS.len();
     let hole =
@@ -297,7 +298,7 @@ fn outlines(look: usize) -> (Vec<(i32, i32)>, Vec<(i32, i32)>) {
 pub fn key(look: usize) -> String {
     let Look(RGBColor(red, green, blue), ..) = LOOKS[look % LOOKS_COUNT];
     let colour = format!("#{red:02X}{green:02X}{blue:02X}");
-    let points = |outline: Vec<(i32, i32)>| -> String {
+    let points = |outline: Outline| -> String {
         outline.into_iter().map(|(x, y)| format!("{},{} ", x + 44, y + 14)).collect()
     };
     let (outline, hole) = outlines(look);

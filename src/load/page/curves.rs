@@ -95,7 +95,8 @@ fn step_name(step: &Step) -> String {
 /// The round-trip curves of all runs in one chart.
 pub fn round_trip(runs: &[Run]) -> Option<Chart> {
     let lines = runs.iter().enumerate().filter_map(|(look, run)| {
-        shown(run).map(|step| (look, format!("{}: {}", run.label, step_name(step)), &step.round_trip))
+        shown(run)
+            .map(|step| (look, format!("{}: {}", text::short(&run.label), step_name(step)), &step.round_trip))
     });
     percentile_chart("round-trip".into(), "Round trip, by percentile".into(), Size::Wide, "round trip", lines)
 }
@@ -103,7 +104,8 @@ pub fn round_trip(runs: &[Run]) -> Option<Chart> {
 /// The turnaround curves of all runs whose replies tell it.
 pub fn turnaround(runs: &[Run]) -> Option<Chart> {
     let lines = runs.iter().enumerate().filter_map(|(look, run)| {
-        shown(run).map(|step| (look, format!("{}: {}", run.label, step_name(step)), &step.turnaround))
+        shown(run)
+            .map(|step| (look, format!("{}: {}", text::short(&run.label), step_name(step)), &step.turnaround))
     });
     let title = "Turnaround in the server, by percentile";
     percentile_chart("turnaround".into(), title.into(), Size::Wide, "turnaround", lines)
@@ -120,7 +122,7 @@ pub fn by_step(runs: &[Run]) -> Vec<Chart> {
             let step = &steps[look * (steps.len() - 1) / (drawn - 1)];
             (look, step_name(step), &step.round_trip)
         });
-        percentile_chart(format!("steps-{index}"), run.label.clone(), Size::Small, "round trip", lines)
+        percentile_chart(format!("steps-{index}"), text::short(&run.label), Size::Small, "round trip", lines)
     });
     charts.collect()
 }
@@ -181,7 +183,7 @@ fn rate_series(runs: &[Run], of: fn(&Step) -> Option<f64>) -> Vec<Series> {
     };
     let series = runs.iter().enumerate().map(|(look, run)| {
         let line = points(run);
-        Series { look: look % LOOKS_COUNT, name: run.label.clone(), marks: line.clone(), line }
+        Series { look: look % LOOKS_COUNT, name: text::short(&run.label), marks: line.clone(), line }
     });
     series.filter(|series| !series.marks.is_empty()).collect()
 }

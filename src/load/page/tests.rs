@@ -115,7 +115,7 @@ fn shows_sweeps_side_by_side() {
     assert_eq!(ids.map(|id| charts_named(&page, id)), [1, 1, 1, 1, 1, 3]);
     // The step each run is shown by is the last one its capacity covers.
     for legend in ["timeball: 800\u{a0}k/s", "chronyd: 100\u{a0}k/s", "sockets: 300\u{a0}k/s"] {
-        assert!(page.contains(&format!("<span>{legend}, under")), "{legend}");
+        assert!(page.contains(&format!("<span>{legend}, &lt;")), "{legend}");
     }
 }
 

@@ -11,6 +11,17 @@ pub const NOTHING: &str = "\u{2013}";
 /// Longest text taken from a run, in characters.
 const TEXT_MAX: usize = 200;
 
+/// Longest name in a legend or over a small chart, in characters; the tables have all of it.
+const NAME_MAX: usize = 60;
+
+/// The start of a name, for where there is little room. Not escaped.
+pub fn short(name: &str) -> String {
+    match name.char_indices().nth(NAME_MAX) {
+        Some((end, _)) => format!("{}\u{2026}", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
 /// `text` for HTML, inside an element or a quoted attribute: cut, control characters blanked, markup escaped.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len().min(TEXT_MAX));
@@ -68,12 +79,12 @@ pub fn rate(per_second: f64) -> String {
     with_unit(per_second, &[(1e9, "\u{a0}G/s"), (1e6, "\u{a0}M/s"), (1e3, "\u{a0}k/s"), (1.0, "\u{a0}/s")])
 }
 
-/// A share, 0 to 1, in per cent. What is not zero never reads as zero.
+/// A share, 0 to 1, in per cent, to be escaped. What is not zero never reads as zero.
 pub fn percent(share: f64) -> String {
     match share * 100.0 {
         percent if !percent.is_finite() || percent < 0.0 => NOTHING.into(),
         0.0 => "0\u{a0}%".into(),
-        percent if percent < 0.01 => "under\u{a0}0.01\u{a0}%".into(),
+        percent if percent < 0.01 => "<0.01\u{a0}%".into(),
         percent => format!("{}\u{a0}%", three_digits(percent)),
     }
 }
@@ -83,7 +94,8 @@ pub fn count(value: f64) -> String {
     if !value.is_finite() || value < 0.0 {
         return NOTHING.into();
     }
-    let digits = format!("{value:.0}");
+    // An empty sum of floats is -0.
+    let digits = format!("{:.0}", value.abs());
     let mut grouped = String::with_capacity(digits.len() * 4 / 3 + 1);
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
@@ -114,6 +126,7 @@ mod tests {
         assert_eq!(rate(0.0), "0\u{a0}/s");
         assert_eq!(count(1_250_000.4), "1,250,000");
         assert_eq!(count(999.0), "999");
+        assert_eq!(count(-0.0), "0");
     }
 
     #[test]
@@ -129,13 +142,14 @@ mod tests {
     #[test]
     fn a_small_loss_is_not_none() {
         assert_eq!(percent(0.0), "0\u{a0}%");
-        assert_eq!(percent(1e-9), "under\u{a0}0.01\u{a0}%");
+        assert_eq!(percent(1e-9), "<0.01\u{a0}%");
         assert_eq!(percent(0.0123), "1.23\u{a0}%");
     }
 
     #[test]
     fn text_is_cut_and_escaped() {
         assert_eq!(escape("<a b=\"c\" d='e'>&\n"), "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp; ");
+        assert_eq!(short(&"\u{e9}".repeat(100)), "\u{e9}".repeat(NAME_MAX) + "\u{2026}");
         assert_eq!(escape(&"x".repeat(10_000)).chars().count(), TEXT_MAX + 1);
     }
 }
