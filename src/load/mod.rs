@@ -10,5 +10,6 @@
 pub mod clients;
 pub mod engine;
 pub mod judge;
+pub mod live_frames;
 pub mod record;
 pub mod request;
