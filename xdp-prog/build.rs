@@ -1,18 +1,28 @@
-//! Compiles each `src/NAME.bpf.c` with clang into the ELF object that `lib.rs` exports.
+//! Compiles the C programs with clang into the ELF objects that `lib.rs`, `load.rs` and `load_redirect.rs` export.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::{env, io};
 
-/// The names of the server's programs, and of those that only the load generator needs.
-const PROGRAMS: &[&str] = &["steer"];
-const LOAD_PROGRAMS: &[&str] = &["load_redirect"];
+/// The server's program runs on every kernel that has what it calls.
+const STEER: Source = Source { name: "steer", options: &[] };
+/// The load generator exchanges a value atomically, for which clang wants to hear of Linux 5.12 or newer.
+const LOAD: Source = Source { name: "load", options: &["-mcpu=v3"] };
+/// The load generator's other engine takes replies through AF_XDP.
+const LOAD_REDIRECT: Source = Source { name: "load_redirect", options: &[] };
+
+/// `src/NAME.bpf.c`, which becomes `NAME.bpf.o`.
+struct Source {
+    name: &'static str,
+    options: &'static [&'static str],
+}
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=src");
     println!("cargo::rerun-if-env-changed=CLANG");
-    let load = if env::var_os("CARGO_FEATURE_LOAD").is_some() { LOAD_PROGRAMS } else { &[] };
-    match PROGRAMS.iter().chain(load).try_for_each(|name| compile(name)) {
+    let all = [STEER, LOAD, LOAD_REDIRECT];
+    let sources = if env::var_os("CARGO_FEATURE_LOAD").is_some() { &all[..] } else { &all[..1] };
+    match sources.iter().try_for_each(compile) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             println!("cargo::error={message}");
@@ -21,8 +31,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn compile(name: &str) -> Result<(), String> {
-    let source = format!("src/{name}.bpf.c");
+fn compile(source: &Source) -> Result<(), String> {
+    let Source { name, options } = source;
+    let input = format!("src/{name}.bpf.c");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let object = PathBuf::from(variable("OUT_DIR")?).join(format!("{name}.bpf.o"));
     // A BPF object has the byte order of the machine it will run on.
@@ -33,7 +44,7 @@ fn compile(name: &str) -> Result<(), String> {
     let mut command = Command::new(&clang);
     // -g is for the BTF that describes the maps. The compilation directory stays out of the object: same source, same bytes.
     command.args(["-target", target, "-O2", "-g", "-ffile-compilation-dir=.", "-std=gnu11"]);
-    command.args(["-Wall", "-Wextra", "-Werror", "-c", &source, "-o"]).arg(&object);
+    command.args(["-Wall", "-Wextra", "-Werror", "-c", &input, "-o"]).arg(&object).args(*options);
     // Debian keeps <asm/types.h> in a directory per architecture, which clang forgets for the BPF target.
     let headers = format!("/usr/include/{}-linux-gnu", variable("CARGO_CFG_TARGET_ARCH")?);
     if Path::new(&headers).is_dir() {
@@ -42,7 +53,7 @@ fn compile(name: &str) -> Result<(), String> {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!(
-            "{clang} could not compile {source} ({status}); if a header is missing: apt install libbpf-dev linux-libc-dev"
+            "{clang} could not compile {input} ({status}); if a header is missing: apt install libbpf-dev linux-libc-dev"
         )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!(
             "{clang} not found: the XDP program is C; on Debian: apt install clang libbpf-dev, or set CLANG to a clang 14 or newer"

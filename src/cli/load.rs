@@ -84,7 +84,8 @@ fn measure(
     started: SystemTime,
 ) -> Result<(Run, Option<EngineError>), Failure> {
     let scene = options.scene(next_hop).map_err(wrong_input)?;
-    let (engine, engine_reason) = choose::choose(arguments.engine.kind(), &options.interface, next_hop.ifindex);
+    let (engine, engine_reason) =
+        choose::choose(arguments.engine.kind(), &options.interface, next_hop.ifindex);
     let _ = writeln!(io::stderr(), "timeball: engine {}: {engine_reason}", engine.name());
     let [random] = process::random_words().map_err(Failure::failed)?;
     let plans = options.steps(random as u32);

@@ -1,5 +1,5 @@
-//! netlink(7): the socket that tells of links and addresses, what the `netdev` family knows of a device, and
-//! getifaddrs(3) for where netlink is refused.
+//! netlink(7): the socket that tells of links and addresses, what the `netdev` family knows of a device, what a link has
+//! sent, and getifaddrs(3) for where netlink is refused.
 //!
 //! Owns: sockets, bytes and errno. Does not own: what rtnetlink messages mean (`datapath::interface`).
 //!
@@ -275,6 +275,44 @@ pub fn device_features(ifindex: u32) -> io::Result<DeviceFeatures> {
     Ok(features)
 }
 
+/// What an interface has sent since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transmitted {
+    /// Packets.
+    pub packets: u64,
+    /// Packets that it dropped instead.
+    pub dropped: u64,
+}
+
+// linux/rtnetlink.h, linux/if_link.h
+const RTM_GETSTATS: u16 = 94;
+const IFLA_STATS_LINK_64: u16 = 1;
+/// Octets of struct if_stats_msg: family and padding, index, bit mask of the attributes wanted.
+const STATS_HEADER: usize = 12;
+/// Where in struct rtnl_link_stats64 they lie.
+const TX_PACKETS: usize = 8;
+const TX_DROPPED: usize = 56;
+
+/// Asks for the counters of an interface of the calling thread's network namespace.
+///
+/// # Errors
+/// `ENODEV` for an unknown index, and what the socket calls report.
+pub fn transmitted(ifindex: u32) -> io::Result<Transmitted> {
+    let socket = NetlinkSocket::open_route_requests()?;
+    let mask = 1_u32 << (IFLA_STATS_LINK_64 - 1);
+    let payload = [[0; 4], ifindex.to_ne_bytes(), mask.to_ne_bytes()].concat();
+    let mut transmitted = None;
+    ask(&socket, RTM_GETSTATS, &payload, STATS_HEADER, |kind, value| {
+        let counter = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
+        if kind == IFLA_STATS_LINK_64
+            && let (Some(packets), Some(dropped)) = (counter(TX_PACKETS), counter(TX_DROPPED))
+        {
+            transmitted = Some(Transmitted { packets, dropped });
+        }
+    })?;
+    transmitted.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// One netlink attribute, padded to four octets.
 pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(8 + value.len());
@@ -291,10 +329,21 @@ fn ask_generic(
     family: u16,
     command: u8,
     attributes: &[u8],
+    see: impl FnMut(u16, &[u8]),
+) -> io::Result<()> {
+    ask(socket, family, &[&[command, 1, 0, 0], attributes].concat(), GENERIC_HEADER, see)
+}
+
+/// Sends one request and shows each attribute of its one answer, which come behind `header` octets, to `see`.
+fn ask(
+    socket: &NetlinkSocket,
+    kind: u16,
+    payload: &[u8],
+    header: usize,
     mut see: impl FnMut(u16, &[u8]),
 ) -> io::Result<()> {
-    let answer = socket.ask(family, 0, &[&[command, 1, 0, 0], attributes].concat())?;
-    let attributes = answer.get(GENERIC_HEADER..).ok_or(io::ErrorKind::InvalidData)?;
+    let answer = socket.ask(kind, 0, payload)?;
+    let attributes = answer.get(header..).ok_or(io::ErrorKind::InvalidData)?;
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         see(attribute.kind(), attribute.value());
@@ -418,5 +467,14 @@ mod tests {
     fn an_unknown_device_is_an_error() {
         let error = device_features(u32::MAX >> 1).unwrap_err();
         assert!(matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)), "{error}");
+        assert_eq!(transmitted(u32::MAX >> 1).unwrap_err().raw_os_error(), Some(libc::ENODEV));
+    }
+
+    #[test]
+    fn what_loopback_sends_is_counted() {
+        let before = transmitted(1).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        assert!(transmitted(1).unwrap().packets > before.packets);
     }
 }

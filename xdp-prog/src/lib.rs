@@ -7,6 +7,8 @@
 //! the tests below compare the numbers and the verdicts with the header's text, so neither can move alone.
 
 #[cfg(feature = "load")]
+pub mod load;
+#[cfg(feature = "load")]
 pub mod load_redirect;
 
 use std::mem::{offset_of, size_of};
