@@ -9,7 +9,8 @@ mod common;
 use common::{Lab, can_have_labs, run, text};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 fn timeball(arguments: &[&str]) -> Output {
@@ -168,6 +169,38 @@ fn silence_is_a_failure_with_a_hint_and_still_a_record() {
         assert_eq!((&step["answered"], &step["lost"]), (&0.into(), &step["offered"]), "{step}");
         assert!(step["offered"].as_u64().unwrap() > 400, "{step}");
     }
+}
+
+/// Ctrl-C ends the step, not the report.
+#[test]
+fn an_interrupted_run_shows_what_it_measured() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+    command.args([
+        "load",
+        "--target",
+        common::SERVER[0],
+        "--interface",
+        "tb0",
+        "--sweep",
+        "500:1k:3",
+        "--json",
+    ]);
+    command.args(["--duration", "60", "--timeout", "100ms"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    run(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = record["steps"].as_array().unwrap();
+    let seconds = steps[0]["duration_seconds"].as_f64().unwrap();
+    assert!(steps.len() == 1 && (0.1..30.0).contains(&seconds), "{} steps, {seconds} s", steps.len());
+    assert!(steps[0]["answered"].as_u64().unwrap() > 0);
 }
 
 #[test]
