@@ -60,7 +60,13 @@ fn plan(rate: f64, duration: Duration) -> Plan {
     Plan { rate: Some(rate), duration, timeout: Duration::from_millis(500), nonce: 0x1234_5678 }
 }
 
-/// A server on one core of two, with everybody else, stalls; its ring then holds 256 requests. That is what may be lost.
+/// How often a step is tried until nothing is lost. While this machine does something else for a few milliseconds, more
+/// falls due than veth's receive ring holds, and that is lost rightly.
+const ATTEMPTS: u32 = 10;
+
+/// A twentieth of a percent: for a machine that is never idle.
+const LOST_MAX: u64 = 10;
+
 fn lost(measured: &Measured) -> u64 {
     measured.offered - measured.answered - measured.late
 }
@@ -76,20 +82,29 @@ fn twenty_thousand_a_second_are_all_answered() {
         let scene = scene(&lab, target);
         let plan = Plan { nonce, ..plan(20_000.0, Duration::from_secs(1)) };
         let mut seen: Vec<Progress> = Vec::new();
-        let (first, second) = on_client(&lab, || {
+        let steps = on_client(&lab, || {
             LiveFrames::suits("tb0", scene.ifindex).unwrap();
             let mut engine = LiveFrames::open(&scene).unwrap();
-            let mut note = |progress| {
-                seen.push(progress);
-                true
-            };
-            // The second step begins with new tables.
-            let first = engine.run(&plan, &mut note).unwrap();
-            (first, engine.run(&Plan { nonce: nonce + 10, ..plan }, &mut |_| true).unwrap())
+            let mut steps = Vec::new();
+            // Every step begins with new tables.
+            while steps.len() < ATTEMPTS as usize && steps.last().is_none_or(|step| lost(step) > LOST_MAX) {
+                let nonce = nonce + 10 * steps.len() as u32;
+                seen.clear();
+                let mut note = |progress| {
+                    seen.push(progress);
+                    true
+                };
+                steps.push(engine.run(&Plan { nonce, ..plan }, &mut note).unwrap());
+            }
+            steps
         });
-        for measured in [first, second] {
+        assert!(
+            lost(steps.last().unwrap()) <= LOST_MAX,
+            "lost: {:?}",
+            steps.iter().map(lost).collect::<Vec<_>>()
+        );
+        for measured in steps {
             assert_eq!(measured.offered, 20_000);
-            assert!(lost(&measured) <= 512, "{} lost", lost(&measured));
             assert_eq!((measured.flaws, measured.duplicates, measured.kisses.len()), ([0; 7], 0, 0));
             let seconds = measured.duration.as_secs_f64();
             // A stall at the very end may delay the last requests.
@@ -143,19 +158,43 @@ fn others_are_still_served_while_it_runs_and_it_stops_when_told() {
 }
 
 #[test]
-fn requests_that_vanish_are_noticed() {
+fn a_socket_server_is_reached_once_its_interface_has_gro() {
     if !can_have_labs() {
         return;
     }
     let lab = Lab::new(&[]);
+    let _daemon = Daemon::start(&lab, &Carrier::Socket.configuration(""));
+    // The server's kernel has to find the way back to the clients.
     let scene = scene(&lab, SERVER[0]);
+    lab.server_ip("route add 10.99.8.0/22 via 10.99.1.2");
+    let gro = |state| run_well(lab.on_server("ethtool").args(["-K", "tb0", "gro", state]));
     on_client(&lab, || {
         let hint = LiveFrames::suits("tb0", scene.ifindex).unwrap_err();
         assert!(hint.contains("gro on"), "{hint}");
         let mut engine = LiveFrames::open(&scene).unwrap();
+        let plan = plan(2000.0, Duration::from_millis(500));
+        let error = engine.run(&plan, &mut |_| true).unwrap_err().to_string();
+        assert_eq!(error, hint);
+
+        gro("on");
+        LiveFrames::suits("tb0", scene.ifindex).unwrap();
+        let measured = engine.run(&plan, &mut |_| true).unwrap();
+        assert_eq!((measured.offered, measured.flaws), (1000, [0; 7]));
+        assert!(measured.answered > 500, "{} of 1000 answered", measured.answered);
+        assert_eq!(measured.unfinished_checksums, measured.answered + measured.late);
+
+        // It goes away in the middle.
+        let mut is_on = true;
         let error =
-            engine.run(&plan(1000.0, Duration::from_millis(200)), &mut |_| true).unwrap_err().to_string();
-        assert!(error.contains("of 200 requests only") && error.contains("gro on"), "{error}");
-        assert!(LiveFrames::suits("lo", 1).unwrap_err().contains("not veth"));
+            engine.run(&Plan { rate: Some(20_000.0), duration: Duration::from_secs(5), ..plan }, &mut |_| {
+                if is_on {
+                    gro("off");
+                    is_on = false;
+                }
+                true
+            });
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("of ") && error.contains("gro on"), "{error}");
+        assert!(LiveFrames::suits("lo", 1).is_err());
     });
 }

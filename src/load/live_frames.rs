@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::Duration;
-use timeball_xdp_prog::load::{Counter, FLAWS, Histogram, INTENDED_BITS, Settings};
+use timeball_xdp_prog::load::{Counter, FLAWS, Histogram, INTENDED_BITS, Settings, TEMPLATE_LENGTH};
 
 /// How long one system call should run: progress is seen that often.
 const CALL: Duration = Duration::from_millis(120);
@@ -163,6 +163,7 @@ impl Engine for LiveFrames {
         let programs = Programs::load(&settings)?;
         update_xdp_link(&self.link, programs.hear())
             .map_err(|error| EngineError(format!("{}: XDP link lost: {error}", self.scene.interface)))?;
+        takes_frames(&self.scene.interface, self.scene.ifindex).map_err(EngineError)?;
         let left_before = packets_left(self.scene.ifindex);
         let step = Step { plan, settings: &settings, programs: &programs, left_before };
         if self.send(&step, progress)? {
@@ -295,6 +296,8 @@ fn settings(scene: &Scene, template: &Template, plan: &Plan) -> Result<Settings,
         )));
     }
     let (ip_sum, udp_sum) = template.sums();
+    let mut bytes = [0; TEMPLATE_LENGTH];
+    bytes[..template.bytes().len()].copy_from_slice(template.bytes());
     let (first_upper, first_lower) = halves(scene.clients.first());
     let mut target = [0; 16];
     match scene.target {
@@ -323,6 +326,7 @@ fn settings(scene: &Scene, template: &Template, plan: &Plan) -> Result<Settings,
         saturate: plan.rate.is_none().into(),
         is_echo: (scene.expect == Expect::Echo).into(),
         padding: [0; 2],
+        template: bytes,
     })
 }
 

@@ -7,7 +7,8 @@
  *
  * The one idea: `ask` is never attached. BPF_PROG_RUN calls it with one preset frame after the other, "live": what it
  * redirects really leaves. It cannot wait, so it drops the frame when nothing is due, and the kernel hands it to the
- * program again, as it left it.
+ * program again. So it does with frames that came back from the wire, as whoever had them last left them: over veth that
+ * is the server, which may have turned the request into its reply right there.
  */
 #include "load.h"
 
@@ -29,7 +30,9 @@
 #define NTP_VERSION 4
 #define LEAP_UNSYNCHRONISED 3
 #define STRATUM_MAX 15
-#define REPLY_DATAGRAM (sizeof(struct udphdr) + sizeof(struct ntp_header))
+#define NTP_DATAGRAM (sizeof(struct udphdr) + sizeof(struct ntp_header))
+#define IPV4_REQUEST (sizeof(struct ethhdr) + sizeof(struct iphdr) + NTP_DATAGRAM)
+#define IPV6_REQUEST (sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + NTP_DATAGRAM)
 /* No reply to 48 octets is longer than what Ethernet carries in one piece. A longer one is left to the kernel. */
 #define DATAGRAM_MAX 1480
 
@@ -185,10 +188,25 @@ static __always_inline void finish_udp(struct udphdr *udp, struct ntp_header *nt
 	ntp->transmit_timestamp = transmit;
 }
 
-/* Make the frame request number `sequence`. Everything that varies is written, whatever the frame was before. 0 = done. */
+/* Write the template's first `length` octets, an even constant. */
+static __always_inline void copy_template(void *frame, __u32 length)
+{
+	const volatile __u16 *rest = (const volatile __u16 *)SETTINGS.template;
+	__u32 at = 0;
+
+#pragma clang loop unroll(full)
+	for (; at + sizeof(__u64) <= length; at += sizeof(__u64))
+		*(__u64 *)(frame + at) = SETTINGS.template[at / sizeof(__u64)];
+#pragma clang loop unroll(full)
+	for (; at < length; at += sizeof(__u16))
+		*(__u16 *)(frame + at) = rest[at / sizeof(__u16)];
+}
+
+/* Make the frame request number `sequence`, whatever it was before. 0 = done. */
 static __always_inline int fill(struct xdp_md *ctx, __u32 sequence)
 {
-	void *ip = (void *)(long)ctx->data + sizeof(struct ethhdr), *end = (void *)(long)ctx->data_end;
+	void *frame = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *ip = frame + sizeof(struct ethhdr);
 	struct client client = client_of(sequence);
 	struct udphdr *udp;
 	struct ntp_header *ntp;
@@ -202,6 +220,7 @@ static __always_inline int fill(struct xdp_md *ctx, __u32 sequence)
 		ntp = (void *)(udp + 1);
 		if ((void *)(ntp + 1) > end)
 			return -1;
+		copy_template(frame, IPV6_REQUEST);
 		__builtin_memcpy(&v6->saddr, &upper, sizeof(upper));
 		__builtin_memcpy((void *)&v6->saddr + sizeof(upper), &lower, sizeof(lower));
 		sum = sum_of_word(upper) + sum_of_word(lower);
@@ -212,6 +231,7 @@ static __always_inline int fill(struct xdp_md *ctx, __u32 sequence)
 		ntp = (void *)(udp + 1);
 		if ((void *)(ntp + 1) > end)
 			return -1;
+		copy_template(frame, IPV4_REQUEST);
 		v4->saddr = bpf_htonl(client.lower);
 		sum = v4->saddr;
 		v4->check = ~fold(sum + bpf_htons(SETTINGS.ip_sum));
@@ -284,13 +304,13 @@ static __always_inline __u64 sum_of_datagram(const struct reply *reply)
 	__u32 length = reply->length;
 	__u64 sum = 0;
 
-	if (length == REPLY_DATAGRAM) {
+	if (length == NTP_DATAGRAM) {
 		__u32 *words = udp;
 
-		if (udp + REPLY_DATAGRAM > end)
+		if (udp + NTP_DATAGRAM > end)
 			return 0;
 #pragma clang loop unroll(full)
-		for (__u32 i = 0; i < REPLY_DATAGRAM / sizeof(*words); i++)
+		for (__u32 i = 0; i < NTP_DATAGRAM / sizeof(*words); i++)
 			sum += words[i];
 		return sum;
 	}
@@ -351,7 +371,7 @@ static __always_inline enum judged judge_ntp(struct reply *reply)
 	struct client client;
 	__u64 carried, received, sent, turnaround;
 
-	if (reply->length < REPLY_DATAGRAM || (void *)(ntp + 1) > reply->end)
+	if (reply->length < NTP_DATAGRAM || (void *)(ntp + 1) > reply->end)
 		return JUDGED_LENGTH;
 	if ((ntp->leap_version_mode & 0x3f) != (NTP_VERSION << 3 | mode))
 		return JUDGED_MODE;

@@ -53,8 +53,9 @@ struct load_settings {
 	__u8 saturate;           /* every request is due at once */
 	__u8 is_echo;            /* the reply is the request itself */
 	__u8 padding[2];
+	__u64 template[14];      /* wire: the frame, 90 octets or (IPv6) 110 of it used */
 };
-_Static_assert(sizeof(struct load_settings) == 112, "twin: Settings");
+_Static_assert(sizeof(struct load_settings) == 224, "twin: Settings");
 
 /* How far the sender is. It is the only one that writes this. */
 struct load_progress {

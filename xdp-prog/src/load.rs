@@ -46,6 +46,9 @@ pub const INTENDED_BITS: u32 = 48;
 /// Kiss codes that are told apart.
 pub const KISS_CODES_MAX: u64 = 64;
 
+/// Room for the template: the longest request in whole 64-bit words.
+pub const TEMPLATE_LENGTH: usize = 112;
+
 /// The histograms in [`MAP_LATENCIES`], in order.
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,8 +107,10 @@ pub struct Settings {
     pub is_echo: u8,
     /// Zero.
     pub padding: [u8; 2],
+    /// The frame without its varying fields, wire, padded with zeros.
+    pub template: [u8; TEMPLATE_LENGTH],
 }
-const _: () = assert!(size_of::<Settings>() == 112);
+const _: () = assert!(size_of::<Settings>() == 224);
 
 /// How far the sender is: `struct load_progress`. All zeros before it began.
 #[repr(C)]
