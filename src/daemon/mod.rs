@@ -8,6 +8,7 @@
 //! through a seqlock, queues and questions through a mailbox, sockets through the group they belong to.
 
 pub mod control_socket;
+mod conversation;
 pub mod counters;
 mod crew;
 pub mod exchange;
