@@ -21,7 +21,8 @@ mod section;
 mod values;
 
 pub use model::{
-    Access, Clients, Config, Datapath, Interface, LogLevel, Policy, RateLimit, Reference, Source, XdpMode,
+    Access, Clients, Config, Datapath, Interface, LogLevel, Metrics, Policy, RateLimit, Reference, Source,
+    XdpMode,
 };
 pub use overrides::{Overrides, ReferenceFlag};
 pub use problem::{Hint, PROBLEMS_SHOWN_MAX, Place, Problem, Problems, Setting};

@@ -14,6 +14,8 @@ mod crew;
 pub mod exchange;
 mod links;
 mod news;
+#[cfg(feature = "metrics")]
+pub mod prometheus;
 mod questions;
 pub mod report;
 mod server;
