@@ -1,10 +1,11 @@
 //! Configuration files and flags, as a user meets them: what loads, what it comes to, and every message.
 
 use proptest::prelude::*;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use timeball::config::{
-    Access, Clients, Config, DEFAULT_SOCKET, Datapath, Interface, LogLevel, Overrides, Policy, Problem,
-    RateLimit, Reference, ReferenceFlag, ReferenceId, Source, Vlan, Workers, XdpMode, file_to_load,
+    Access, Clients, Config, DEFAULT_SOCKET, Datapath, Interface, LogLevel, Metrics, Overrides, Policy,
+    Problem, RateLimit, Reference, ReferenceFlag, ReferenceId, Source, Vlan, Workers, XdpMode, file_to_load,
     socket_to_ask,
 };
 use timeball::time::NtpDuration;
@@ -109,6 +110,7 @@ fn every_key_is_read() {
             clients: 1024,
         },
         clients: Clients { entries: 64 },
+        metrics: Metrics { listen: Some("0.0.0.0:9124".parse().expect("an address")), allow_remote: true },
     };
     assert_eq!(parse(include_str!("configs/full.toml")), Ok(expected));
 }
@@ -401,6 +403,15 @@ fn any_rate_limit() -> impl Strategy<Value = RateLimit> {
         })
 }
 
+fn any_metrics() -> impl Strategy<Value = Metrics> {
+    let address = prop_oneof![Just("127.0.0.1"), Just("::1"), Just("192.0.2.1"), Just("2001:db8::1")];
+    let address = address.prop_map(|text| text.parse::<IpAddr>().expect("an address"));
+    prop::option::of((address, 1_u16..)).prop_map(|listen| {
+        let listen = listen.map(SocketAddr::from);
+        Metrics { listen, allow_remote: listen.is_some_and(|listen| !listen.ip().is_loopback()) }
+    })
+}
+
 fn any_config() -> impl Strategy<Value = Config> {
     let workers = prop_oneof![Just(Workers::Auto), (0_u8..=64).prop_map(Workers::Count)];
     let datapath = prop_oneof![Just(Datapath::Auto), Just(Datapath::Socket)];
@@ -415,10 +426,11 @@ fn any_config() -> impl Strategy<Value = Config> {
         any_access(),
         any_rate_limit(),
         (6_u32..=20).prop_map(|log2| Clients { entries: 1 << log2 }),
+        any_metrics(),
     );
     (scalars, cores, tables).prop_map(|(scalars, cores, tables)| {
         let (port, datapath, workers, [busy_poll, clock_control, kod], log, socket) = scalars;
-        let (reference, mut interfaces, access, rate_limit, clients) = tables;
+        let (reference, mut interfaces, access, rate_limit, clients, metrics) = tables;
         for (number, interface) in interfaces.iter_mut().enumerate() {
             interface.name = format!("eth{number}");
         }
@@ -437,6 +449,7 @@ fn any_config() -> impl Strategy<Value = Config> {
             access,
             rate_limit,
             clients,
+            metrics,
         }
     })
 }
@@ -494,4 +507,44 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn metrics_are_for_this_machine_unless_allowed() {
+    let listen = |address: &str, more: &str| {
+        parse(&format!("[metrics]\nlisten = {address}\n{more}")).map(|config| config.metrics.listen)
+    };
+    for address in ["127.0.0.1:9124", "127.8.8.8:1", "[::1]:65535", "[::ffff:127.0.0.1]:9124"] {
+        assert_eq!(listen(&format!("{address:?}"), ""), Ok(Some(address.parse().expect("an address"))));
+    }
+    assert_eq!(listen("\"off\"", ""), Ok(None));
+    for address in ["0.0.0.0:9124", "[::]:9124", "192.0.2.1:9124", "[::ffff:192.0.2.1]:9124"] {
+        let said = listen(&format!("{address:?}"), "").expect_err(address);
+        let expected = "must be on loopback, like \"127.0.0.1:9124\", unless metrics.allow-remote = true";
+        assert_eq!(said, format!("timeball.toml:2: metrics.listen = {address:?}: {expected}"));
+        assert!(listen(&format!("{address:?}"), "allow-remote = true").is_ok(), "{address}");
+    }
+    for wrong in
+        ["\"\"", "\"127.0.0.1\"", "\"127.0.0.1:0\"", "\"localhost:9124\"", "\":9124\"", "9124", "true"]
+    {
+        let said = listen(wrong, "").expect_err(wrong);
+        let expected = "must be \"off\", or address and port in quotes, like";
+        assert!(
+            said.starts_with(&format!("timeball.toml:2: metrics.listen = {wrong}: {expected}")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn the_metrics_flag_leaves_the_rest_of_the_table() {
+    let overrides = Overrides { metrics: Some("192.0.2.1:80".to_owned()), ..Overrides::default() };
+    let config = parse_with("[metrics]\nlisten = \"off\"\nallow-remote = true", &overrides);
+    assert_eq!(
+        config.map(|config| config.metrics.listen),
+        Ok(Some("192.0.2.1:80".parse().expect("an address")))
+    );
+    let said = parse_with("", &overrides).expect_err("it is not loopback");
+    assert!(said.starts_with("--metrics 192.0.2.1:80: must be on loopback, like \"127.0.0.1:80\""), "{said}");
+    assert!(parse_with("metrics = 1", &overrides).is_err());
 }

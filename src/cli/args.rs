@@ -128,6 +128,10 @@ pub struct ServeArguments {
     /// UDP port to serve (1 to 65535)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub port: Option<i64>,
+
+    /// Let Prometheus read here, at /metrics: an address of loopback, like 127.0.0.1:9124
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<String>,
 }
 
 /// What `--reference` may name.
@@ -203,6 +207,7 @@ impl ServeArguments {
             no_clock_control: self.no_clock_control,
             port: self.port,
             socket: socket.map(str::to_owned),
+            metrics: self.metrics.clone(),
         }
     }
 }
@@ -347,7 +352,8 @@ mod tests {
     fn serve_flags_become_overrides() {
         let overrides = serve(
             "timeball serve --interface a,b --interface c --local-stratum 10 --datapath af-xdp \
-             --no-clock-control --port 1123 --socket /tmp/s",
+             --no-clock-control --port 1123 --socket /tmp/s \
+             --metrics 127.0.0.1:9124",
         );
         let expected = Overrides {
             interfaces: vec!["a".into(), "b".into(), "c".into()],
@@ -356,6 +362,7 @@ mod tests {
             no_clock_control: true,
             port: Some(1123),
             socket: Some("/tmp/s".into()),
+            metrics: Some("127.0.0.1:9124".into()),
         };
         assert_eq!(overrides, expected);
         assert_eq!(serve("timeball serve"), Overrides::default());

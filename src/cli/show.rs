@@ -107,6 +107,8 @@ fn replies_table(report: &StatusReport) -> String {
         "refused",
         "unsent",
         "unstamped",
+        "p50 us",
+        "p99 us",
         "refusals by reason",
     ])];
     let row = |worker: &str, cpu: &str, path: &str, counts: &PathReport| {
@@ -121,6 +123,8 @@ fn replies_table(report: &StatusReport) -> String {
             grouped(counts.refused()),
             grouped(counts.unsent),
             grouped(counts.unstamped),
+            microseconds(counts, counts.service_time.p50_nanoseconds),
+            microseconds(counts, counts.service_time.p99_nanoseconds),
             reasons.join(", "),
         ]
     };
@@ -136,6 +140,11 @@ fn replies_table(report: &StatusReport) -> String {
         rows.push(row("all", "-", "socket", &socket));
     }
     columns(&rows)
+}
+
+/// From receive to transmit timestamp; `-` where nothing was served.
+fn microseconds(counts: &PathReport, nanoseconds: u64) -> String {
+    if counts.service_time.count == 0 { "-".to_owned() } else { format!("{:.1}", nanoseconds as f64 / 1e3) }
 }
 
 fn interface_text(interface: &InterfaceReport) -> String {

@@ -4,15 +4,16 @@
 //!
 //! The one idea a newcomer lacks: each key is named here once and nowhere else; what is not read here is unknown.
 
-use super::model::{Access, Clients, Config, Interface, RateLimit, Reference, Source};
+use super::model::{Access, Clients, Config, Interface, Metrics, RateLimit, Reference, Source};
 use super::problem::{Problem, Problems, Setting};
 use super::raw::{Raw, Value};
 use super::section::{Converted, Report, Section, choices, integer};
-use super::values::{ReferenceId, Vlan, Workers, is_interface_name, prefix};
+use super::values::{ReferenceId, Vlan, Workers, is_interface_name, parse_address_or_off, prefix};
 use super::{Datapath, duration};
 use crate::time::NtpDuration;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Longest path of a unix socket: `sun_path` less its final zero (unix(7)).
@@ -44,6 +45,7 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
         access: access(top.section("access")),
         rate_limit: rate_limit(top.section("rate-limit")),
         clients: clients(top.section("clients")),
+        metrics: metrics(top.section("metrics")),
     };
     if let (Datapath::AfXdp, true, Some(setting)) =
         (config.datapath, config.interfaces.is_empty(), datapath_given)
@@ -210,4 +212,32 @@ fn clients(mut section: Section<'_>) -> Clients {
         Clients { entries: section.power_of_two("entries", 64..=1 << 20).unwrap_or(default.entries) };
     section.finish();
     clients
+}
+
+fn metrics(mut section: Section<'_>) -> Metrics {
+    let allow_remote = section.boolean("allow-remote").unwrap_or_default();
+    let listen = section.value("listen", |value| metrics_address(&value, allow_remote)).flatten();
+    section.finish();
+    Metrics { listen, allow_remote }
+}
+
+fn metrics_address(value: &Value, allow_remote: bool) -> Converted<Option<SocketAddr>> {
+    let parsed = match value {
+        Value::Text(text) => parse_address_or_off(text),
+        _ => None,
+    };
+    let is_local = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+    match parsed {
+        None => {
+            Err(r#""off", or address and port in quotes, like "127.0.0.1:9124" or "[::1]:9124""#.to_owned())
+        }
+        Some(Some(_)) if !cfg!(feature = "metrics") => {
+            Err("\"off\": this timeball was built without the feature `metrics`".to_owned())
+        }
+        Some(Some(address)) if !allow_remote && !is_local(&address) => {
+            let here = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), address.port());
+            Err(format!("on loopback, like \"{here}\", unless metrics.allow-remote = true"))
+        }
+        Some(address) => Ok(address),
+    }
 }

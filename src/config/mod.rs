@@ -22,7 +22,8 @@ mod values;
 
 pub use duration::parse as parse_duration;
 pub use model::{
-    Access, Clients, Config, Datapath, Interface, LogLevel, Policy, RateLimit, Reference, Source, XdpMode,
+    Access, Clients, Config, Datapath, Interface, LogLevel, Metrics, Policy, RateLimit, Reference, Source,
+    XdpMode,
 };
 pub use overrides::{Overrides, ReferenceFlag};
 pub use problem::{Hint, PROBLEMS_SHOWN_MAX, Place, Problem, Problems, Setting};

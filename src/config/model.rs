@@ -6,11 +6,12 @@
 //! holds, so nobody checks it again.
 
 use super::values::{ReferenceId, Vlan, Workers};
-use super::{DEFAULT_SOCKET, duration};
+use super::{DEFAULT_SOCKET, duration, values};
 use crate::time::NtpDuration;
 use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::Serialize;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A checked configuration.
@@ -47,6 +48,8 @@ pub struct Config {
     pub rate_limit: RateLimit,
     /// How much is remembered about clients.
     pub clients: Clients,
+    /// Where Prometheus reads.
+    pub metrics: Metrics,
 }
 
 impl Default for Config {
@@ -66,6 +69,7 @@ impl Default for Config {
             access: Access::default(),
             rate_limit: RateLimit::default(),
             clients: Clients::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -306,4 +310,15 @@ impl Default for Clients {
     fn default() -> Self {
         Self { entries: 4096 }
     }
+}
+
+/// Where Prometheus reads.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Metrics {
+    /// TCP address, on loopback unless `allow_remote`, port not 0. `None`: nowhere.
+    #[serde(serialize_with = "values::address_or_off")]
+    pub listen: Option<SocketAddr>,
+    /// May it be an address that others can reach? Whoever can reads all, without a password.
+    pub allow_remote: bool,
 }

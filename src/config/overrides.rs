@@ -23,6 +23,8 @@ pub struct Overrides {
     pub port: Option<i64>,
     /// `--socket`.
     pub socket: Option<String>,
+    /// `--metrics`.
+    pub metrics: Option<String>,
 }
 
 /// A flag that says where the time comes from.
@@ -53,6 +55,18 @@ impl Overrides {
             reference.apply(&mut raw.root);
         }
         self.add_interfaces(&mut raw.root);
+        self.set_metrics(&mut raw.root);
+    }
+
+    /// Leaves the table's other keys. If the file's `metrics` is no table, that is for the check to say.
+    fn set_metrics(&self, root: &mut Table) {
+        const FLAG: &str = "--metrics";
+        let Some(listen) = &self.metrics else { return };
+        let table =
+            root.entry("metrics".to_owned()).or_insert_with(|| node(FLAG, Value::Table(Table::new())));
+        if let Value::Table(entries) = &mut table.value {
+            entries.insert("listen".to_owned(), node(FLAG, Value::Text(listen.clone())));
+        }
     }
 
     /// Adds the interfaces that the file does not have. If the file's `interface` is no array, that is for the check

@@ -8,7 +8,7 @@
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 /// Valid VLAN ids: 0 is a mere priority tag and 4095 is reserved (IEEE 802.1Q).
@@ -142,6 +142,23 @@ impl fmt::Display for Vlan {
 impl Serialize for Vlan {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// An address with a port, or `off`. `None` if it is neither.
+pub(super) fn parse_address_or_off(text: &str) -> Option<Option<SocketAddr>> {
+    let address = |text: &str| text.parse().ok().filter(|address: &SocketAddr| address.port() != 0);
+    if text == "off" { Some(None) } else { address(text).map(Some) }
+}
+
+/// Prints what [`parse_address_or_off`] reads.
+pub(super) fn address_or_off<S: Serializer>(
+    address: &Option<SocketAddr>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_str("off"),
     }
 }
 

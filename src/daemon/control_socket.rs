@@ -1,22 +1,17 @@
 //! The unix socket that `timeball status` and its like ask: one line in, one JSON document out.
 //!
-//! Everything is non-blocking and bounded, since the thread that answers also watches the clock: a client that
-//! sends nothing or reads nothing is dropped after two seconds.
+//! Everything is non-blocking and bounded (see `conversation`), since the thread that answers also watches the clock.
 
+use super::conversation::{CONVERSATION_TIME, Conversations, Limits};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// How long a connection may last. A report is written in one go; only a stuck reader needs longer.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(2);
-/// Connections at once; a further one takes the place of the oldest.
-const CONNECTIONS_MAX: usize = 16;
-/// The longest question.
-const QUESTION_LENGTH_MAX: usize = 256;
+/// A question is a line.
+const LIMITS: Limits = Limits { question_length_max: 256, end: b"\n" };
 
 /// Why the control socket could not be had.
 #[derive(Debug, Error)]
@@ -39,16 +34,7 @@ pub enum ControlSocketError {
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
-    connections: Vec<Connection>,
-}
-
-#[derive(Debug)]
-struct Connection {
-    stream: UnixStream,
-    question: Vec<u8>,
-    answer: Vec<u8>,
-    written: usize,
-    since: Instant,
+    conversations: Conversations<UnixStream>,
 }
 
 impl ControlSocket {
@@ -75,35 +61,27 @@ impl ControlSocket {
         let listener = UnixListener::bind(path).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), connections: Vec::new() })
+        Ok(Self { listener, path: path.to_owned(), conversations: Conversations::new(LIMITS) })
     }
 
-    /// What to poll for reading; the connections that still owe bytes are served at every turn.
+    /// What to poll for reading.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.listener.as_fd())
-            .chain(self.connections.iter().map(|connection| connection.stream.as_fd()))
+        std::iter::once(self.listener.as_fd()).chain(self.conversations.descriptors())
     }
 
     /// Does a connection wait for room to write? Then come back soon.
     #[must_use]
     pub fn is_writing(&self) -> bool {
-        self.connections.iter().any(|connection| connection.written < connection.answer.len())
+        self.conversations.are_writing()
     }
 
     /// Takes new connections, reads questions, and writes what `answer` makes of them.
-    pub fn serve(&mut self, mut answer: impl FnMut(&str) -> Vec<u8>) {
-        // So many at a turn, so that a flood of them does not keep this thread.
-        for _ in 0..CONNECTIONS_MAX {
-            let Ok((stream, _)) = self.listener.accept() else { break };
-            if stream.set_nonblocking(true).is_ok() {
-                if self.connections.len() == CONNECTIONS_MAX {
-                    // The oldest has had its time: an answer takes one turn.
-                    self.connections.remove(0);
-                }
-                self.connections.push(Connection::new(stream));
-            }
-        }
-        self.connections.retain_mut(|connection| connection.advance(&mut answer));
+    pub fn serve(&mut self, answer: impl FnMut(&str) -> Vec<u8>) {
+        self.conversations.accept(|| {
+            let (stream, _) = self.listener.accept()?;
+            stream.set_nonblocking(true).map(|()| stream)
+        });
+        self.conversations.advance(answer);
     }
 }
 
@@ -114,55 +92,13 @@ impl Drop for ControlSocket {
     }
 }
 
-impl Connection {
-    fn new(stream: UnixStream) -> Self {
-        Self { stream, question: Vec::new(), answer: Vec::new(), written: 0, since: Instant::now() }
-    }
-
-    /// Does what can be done without waiting. Is the connection to be kept?
-    fn advance(&mut self, answer: &mut impl FnMut(&str) -> Vec<u8>) -> bool {
-        if self.since.elapsed() > CONNECTION_LIFETIME {
-            return false;
-        }
-        if self.answer.is_empty() && !self.read_question(answer) {
-            return false;
-        }
-        while self.written < self.answer.len() {
-            match self.stream.write(&self.answer[self.written..]) {
-                Ok(0) => return false,
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return error.kind() == ErrorKind::WouldBlock,
-            }
-        }
-        // All said: closing tells the client that this was the whole.
-        self.answer.is_empty()
-    }
-
-    fn read_question(&mut self, answer: &mut impl FnMut(&str) -> Vec<u8>) -> bool {
-        let mut buffer = [0; QUESTION_LENGTH_MAX];
-        match self.stream.read(&mut buffer) {
-            Ok(0) => return false,
-            Ok(count) => self.question.extend_from_slice(&buffer[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => return false,
-        }
-        if let Some(end) = self.question.iter().position(|&octet| octet == b'\n') {
-            self.answer = answer(String::from_utf8_lossy(&self.question[..end]).trim());
-            // A long report took its time to be made; the reader has all of his.
-            self.since = Instant::now();
-        }
-        self.question.len() <= QUESTION_LENGTH_MAX
-    }
-}
-
 /// Asks the daemon at `path` one question and returns its answer.
 ///
 /// # Errors
 /// What the kernel said, or that the daemon said nothing.
 pub fn ask(path: &Path, question: &str) -> io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(CONNECTION_LIFETIME))?;
+    stream.set_read_timeout(Some(CONVERSATION_TIME))?;
     writeln!(stream, "{question}")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(|error| match error.kind() {
@@ -179,6 +115,7 @@ pub fn ask(path: &Path, question: &str) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn serve_until_done(
         socket: &mut ControlSocket,
@@ -214,22 +151,5 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert!(ControlSocket::open(&path).is_err(), "a file is not a stale socket");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-    }
-
-    #[test]
-    fn endless_questions_and_silent_clients_are_dropped() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("timeball.sock");
-        let mut socket = ControlSocket::open(&path).unwrap();
-        let mut chatty = UnixStream::connect(&path).unwrap();
-        chatty.write_all(&[b'x'; 1000]).unwrap();
-        let _silent = UnixStream::connect(&path).unwrap();
-        for _ in 0..5 {
-            socket.serve(|_| b"never".to_vec());
-        }
-        assert_eq!(socket.connections.len(), 1, "the chatty one is gone");
-        socket.connections[0].since -= CONNECTION_LIFETIME * 2;
-        socket.serve(|_| b"never".to_vec());
-        assert!(socket.connections.is_empty());
     }
 }

@@ -109,7 +109,8 @@ impl Exchange {
         let transmit_time = clock::realtime();
         let transmit_timestamp = transmit_time.to_ntp();
         for (frame, reply) in self.prepared.drain(..) {
-            let _ = reply.seal(transmit_timestamp, port.packet_mut(&frame));
+            let sealed = reply.seal(transmit_timestamp, port.packet_mut(&frame));
+            counters.served(reply.prepared(), sealed);
             if let Some(errors) = transmit_errors.as_deref_mut() {
                 errors.leaves(frame.number().index(), transmit_time);
             }

@@ -384,6 +384,7 @@ impl Link {
             rung,
             attempts: self.attempts.clone(),
             steered_addresses: addresses,
+            receive_dropped: receive_dropped(&self.name),
             verdicts,
             queues: queues.iter().filter(|queue| *queue.interface == *self.name).cloned().collect(),
         }
@@ -428,4 +429,14 @@ impl Steered {
             .map(|(verdict, count)| (verdict.name().to_owned(), count))
             .collect()
     }
+}
+
+/// What the NIC had no room for and what the kernel threw away, as `/proc/net/dev` adds them up: unlike `/sys`, it is
+/// always that of our network namespace.
+fn receive_dropped(interface: &str) -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+    let is_ours = |line: &&str| line.trim_start().split(':').next() == Some(interface);
+    let (_, counts) = table.lines().find(is_ours)?.split_once(':')?;
+    // Receive: bytes packets errs drop.
+    counts.split_whitespace().nth(3)?.parse().ok()
 }

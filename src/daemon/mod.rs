@@ -8,11 +8,14 @@
 //! through a seqlock, queues and questions through a mailbox, sockets through the group they belong to.
 
 pub mod control_socket;
+mod conversation;
 pub mod counters;
 mod crew;
 pub mod exchange;
 mod links;
 mod news;
+#[cfg(feature = "metrics")]
+pub mod prometheus;
 mod questions;
 pub mod report;
 mod server;

@@ -1,6 +1,8 @@
 //! What the control socket is asked, and the answers.
 
-use super::report::{ClientReport, ClientsReport, ClockReport, MemoryReport, QueueReport, StatusReport};
+use super::report::{
+    ClientReport, ClientsReport, ClockReport, MemoryReport, QueueReport, StatusReport, TablesReport,
+};
 use super::server::Server;
 use crate::clock::ReferenceKind;
 use crate::serve::clients::{DistinctSketch, LengthClass, merge};
@@ -50,6 +52,7 @@ fn status(server: &mut Server) -> StatusReport {
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        start_time_seconds: server.start_time.nanoseconds() as f64 / 1e9,
         uptime_seconds: server.started.elapsed().as_secs_f64(),
         port: config.port,
         clock: clock_report(server),
@@ -62,7 +65,23 @@ fn status(server: &mut Server) -> StatusReport {
             .map(|(mode, count)| ((*mode as u8).to_string(), *count))
             .collect(),
         memory: memory(server, &queues),
+        tables: TablesReport {
+            distinct_clients_estimate: distinct_clients(server),
+            client_entries_max: server.statistics.len() as u64 * u64::from(config.clients.entries),
+            rate_limit_entries_max: match config.rate_limit.enabled {
+                true => config.rate_limit.slots().into(),
+                false => 0,
+            },
+        },
     }
+}
+
+fn distinct_clients(server: &Server) -> u64 {
+    let mut distinct = DistinctSketch::empty();
+    for own in &server.statistics {
+        distinct.merge(&own.distinct());
+    }
+    distinct.estimate()
 }
 
 fn memory(server: &Server, queues: &[QueueReport]) -> MemoryReport {
@@ -111,12 +130,8 @@ fn clients(server: &Server, top: usize) -> ClientsReport {
         refused: record.refused,
         idle_seconds: now.nanoseconds_since(record.last_seen).max(0) as f64 / 1e9,
     });
-    let mut distinct = DistinctSketch::empty();
-    for own in &server.statistics {
-        distinct.merge(&own.distinct());
-    }
     let mut report = ClientsReport {
-        distinct_estimate: distinct.estimate(),
+        distinct_estimate: distinct_clients(server),
         heaviest: heaviest.collect(),
         ..ClientsReport::default()
     };

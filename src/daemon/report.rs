@@ -12,6 +12,8 @@ pub struct StatusReport {
     pub version: String,
     /// Its process id.
     pub pid: u32,
+    /// When it began to serve, in seconds since 1970 by the clock of then.
+    pub start_time_seconds: f64,
     /// Seconds since it began to serve.
     pub uptime_seconds: f64,
     /// UDP port served.
@@ -28,6 +30,8 @@ pub struct StatusReport {
     pub unsolicited: BTreeMap<String, u64>,
     /// Fixed memory, in bytes.
     pub memory: MemoryReport,
+    /// What is remembered of clients.
+    pub tables: TablesReport,
 }
 
 /// What replies say of the clock.
@@ -68,6 +72,8 @@ pub struct InterfaceReport {
     pub attempts: Vec<AttemptReport>,
     /// Addresses steered to AF_XDP.
     pub steered_addresses: u64,
+    /// Packets that the NIC or the kernel dropped on the way in, whatever was in them; `None` where they are not told.
+    pub receive_dropped: Option<u64>,
     /// Packets by verdict of the XDP program.
     pub verdicts: BTreeMap<String, u64>,
     /// Each queue.
@@ -149,6 +155,17 @@ pub struct MemoryReport {
     pub client_statistics_bytes: usize,
     /// All queues' frames and rings.
     pub queues_bytes: usize,
+}
+
+/// What is remembered of clients, and how much can be.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct TablesReport {
+    /// About how many different clients have asked.
+    pub distinct_clients_estimate: u64,
+    /// The heaviest clients that all workers together can list.
+    pub client_entries_max: u64,
+    /// Clients that the rate limit can tell apart; 0 without one.
+    pub rate_limit_entries_max: u64,
 }
 
 /// Who asks.

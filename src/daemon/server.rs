@@ -7,6 +7,8 @@ use super::crew::Crew;
 use super::exchange::Answering;
 use super::links::{Common, Links};
 use super::news::News;
+#[cfg(feature = "metrics")]
+use super::prometheus::{self, Exporter};
 use super::questions;
 use super::worker::{Notice, Passed, Worker};
 use crate::clock::{Reference, ReferenceKind, Trouble};
@@ -22,11 +24,14 @@ use crate::snapshot::{SnapshotCell, SystemSnapshot};
 use crate::sys::clock;
 use crate::sys::process::{self, PollEntry, Signal, SignalFd};
 use crate::sys::socket::UdpOptions;
-use crate::time::{Log2Seconds, NtpDuration};
+use crate::time::{Log2Seconds, NtpDuration, Realtime, Timestamp};
 use crate::wire::{Mode, ReferenceId};
 use crossbeam::channel::{Receiver, bounded};
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
+#[cfg(feature = "metrics")]
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -95,6 +100,14 @@ pub enum ServeError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// The port for metrics cannot be had.
+    #[error("metrics on {address}: {error}")]
+    Metrics {
+        /// What is configured.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: io::Error,
+    },
     /// A worker is gone.
     #[error("a worker ended; see the lines above")]
     WorkerLost,
@@ -134,6 +147,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
 pub(super) struct Server {
     pub(super) config: Config,
     pub(super) started: Instant,
+    pub(super) start_time: Timestamp<Realtime>,
     precision: Log2Seconds,
     reference: Reference,
     snapshot: Arc<SnapshotCell>,
@@ -147,6 +161,8 @@ pub(super) struct Server {
     pub(super) statistics: Vec<Arc<ClientStatistics>>,
     pub(super) limiters: [Option<Arc<RateLimiter>>; 2],
     control_socket: Option<ControlSocket>,
+    #[cfg(feature = "metrics")]
+    exporter: Option<Exporter>,
     socket_news: News,
     notices: Receiver<Notice>,
     pub(super) unsolicited: BTreeMap<Mode, u64>,
@@ -155,6 +171,8 @@ pub(super) struct Server {
 impl Server {
     fn start(config: &Config) -> Result<Self, ServeError> {
         let control_socket = open_control_socket(config)?;
+        #[cfg(feature = "metrics")]
+        let metrics = listen_for_scrapes(config)?;
         let watch = InterfaceWatch::open().map_err(system("listing interfaces"))?;
         if let Some(reason) = watch.limitation() {
             warn!(%reason, "netlink is refused: changes of interfaces and addresses will not be seen");
@@ -207,6 +225,7 @@ impl Server {
         let mut server = Self {
             config: config.clone(),
             started: Instant::now(),
+            start_time: clock::realtime(),
             precision,
             reference,
             snapshot,
@@ -219,11 +238,19 @@ impl Server {
             statistics,
             limiters,
             control_socket,
+            #[cfg(feature = "metrics")]
+            exporter: None,
             socket_news: News::default(),
             notices,
             unsolicited: BTreeMap::new(),
         };
         server.begin().inspect_err(|_| server.stop())?;
+        #[cfg(feature = "metrics")]
+        if let Some(listener) = metrics {
+            let started = Exporter::start(listener, &config.socket, server.crew.len());
+            let exporter = started.map_err(system("starting metrics")).inspect_err(|_| server.stop())?;
+            server.exporter = Some(exporter);
+        }
         Ok(server)
     }
 
@@ -309,6 +336,12 @@ impl Server {
         self.links.detach();
         self.crew.stop();
         self.take_notices();
+        // Whoever still waits for an answer, the metrics above all, learns that there is none.
+        self.control_socket = None;
+        #[cfg(feature = "metrics")]
+        {
+            self.exporter = None;
+        }
     }
 
     /// Looks at the clock and tells the workers.
@@ -418,6 +451,15 @@ fn open_control_socket(config: &Config) -> Result<Option<ControlSocket>, ServeEr
             Ok(None)
         }
     }
+}
+
+/// Before anything else is touched: who configures it wants to see it, and a port in use is soonest mended now.
+#[cfg(feature = "metrics")]
+fn listen_for_scrapes(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let Some(address) = config.metrics.listen else { return Ok(None) };
+    let listener = prometheus::listen(address).map_err(|error| ServeError::Metrics { address, error })?;
+    info!(%address, "metrics");
+    Ok(Some(listener))
 }
 
 /// Does this keep the server from starting? One address that fails otherwise leaves the others to be served.

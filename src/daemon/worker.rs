@@ -381,7 +381,8 @@ impl Worker {
         let transmit_timestamp = clock::realtime().to_ntp();
         for (datagram, prepared) in self.batch.datagrams().zip(self.prepared.drain(..)) {
             if let Some(prepared) = prepared {
-                let _ = prepared.seal(transmit_timestamp, datagram.payload());
+                let sealed = prepared.seal(transmit_timestamp, datagram.payload());
+                counters.served(&prepared, sealed);
                 datagram.reply(prepared.length());
             }
         }

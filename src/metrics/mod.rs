@@ -1,10 +1,15 @@
 //! Counters that cost a worker nothing: one writer each, any number of readers.
 //!
-//! Owns: the counter. Does not own: names and exposition; those belong to whoever counts.
+//! Owns: the counter and the histogram made of counters. Does not own: names and exposition; those belong to whoever
+//! counts.
 //!
 //! The one idea a newcomer lacks: with a single writer no atomic read-modify-write is needed. A relaxed load,
 //! an addition and a relaxed store are the same machine code as for a plain integer, and a reader in another
 //! thread still never sees half a number.
+
+mod histogram;
+
+pub use histogram::Histogram;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -65,6 +65,12 @@ impl Prepared {
         self.length
     }
 
+    /// T2, as the reply has it.
+    #[must_use]
+    pub const fn receive_timestamp(&self) -> NtpTimestamp {
+        self.receive_timestamp
+    }
+
     /// Writes T3 and returns what was written: `transmit_time`, or the smallest step after the receive
     /// timestamp where the clock gave nothing later, since equal stamps mean something else (RFC 9769
     /// section 2) and a reply that leaves before its request came is no use to anyone.
