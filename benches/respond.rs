@@ -5,9 +5,11 @@
 #[allow(dead_code, reason = "the instruction count uses the rest")]
 mod workload;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use timeball::datapath::af_xdp::BATCH;
 use timeball::datapath::ring::testing::{OFFSETS, ring_memory};
 use timeball::datapath::ring::{Consumer, Descriptor, FrameAddress, Producer};
 use timeball::serve::access::{AccessList, Action};
@@ -16,7 +18,10 @@ use timeball::serve::limit::{Lottery, RateLimiter, RateParameters};
 use timeball::serve::testing::client_request;
 use timeball::time::Timestamp;
 use timeball::wire::{Checksum, Frame, Packet, updated_checksum};
-use workload::{Family, RECEIVED, SENT, address, arrival, frame, prefixes, responder, snapshot};
+use workload::rounds::Rounds;
+use workload::{
+    Family, Loop, RECEIVED, SENT, Subject, address, arrival, frame, prefixes, responder, snapshot,
+};
 
 /// Clients that take turns.
 const CLIENTS: u32 = 100_000;
@@ -129,5 +134,34 @@ fn ring(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, wire, answer, tables, ring);
+/// Batches per family and number of clients, the bare reflector's first. Only the round itself is timed: the fake kernel
+/// brings and takes the packets meanwhile.
+fn rounds(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("round of 64");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (name, subject, family, clients) in [
+        ("reflector/v4", Subject::Reflect, Family::V4, 1),
+        ("reflector/v6", Subject::Reflect, Family::V6, 1),
+        ("worker/v4/one client", Subject::Round, Family::V4, 1),
+        ("worker/v6/one client", Subject::Round, Family::V6, 1),
+        ("worker/v6/10 million clients", Subject::Round, Family::V6, 10_000_000),
+    ] {
+        let mut rounds = Rounds::new(Loop { subject, family, clients, requests: 0 });
+        group.bench_function(name, |bench| {
+            bench.iter_custom(|count| {
+                let mut total = Duration::ZERO;
+                for _ in 0..count {
+                    rounds.deliver();
+                    let start = Instant::now();
+                    rounds.round();
+                    total += start.elapsed();
+                    rounds.leave();
+                }
+                total
+            });
+        });
+    }
+}
+
+criterion_group!(benches, wire, answer, tables, ring, rounds);
 criterion_main!(benches);
