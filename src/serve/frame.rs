@@ -8,22 +8,23 @@ use super::Refusal;
 use super::respond::{Arrival, Prepared, Responder};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpTimestamp, Timestamp};
-use crate::wire::{Frame, is_possible_source};
+use crate::wire::{Datagram, Frame, is_possible_source};
 
 /// A frame that holds its reply but for the transmit timestamp.
 #[must_use]
 #[derive(Clone, Copy, Debug)]
 pub struct PreparedFrame {
-    frame: Frame,
+    datagram: Datagram,
+    /// Of the frame, which is no longer than a UDP datagram and its headers.
+    length: u32,
     prepared: Prepared,
-    length: usize,
 }
 
 impl PreparedFrame {
     /// The frame's length in octets, never more than that of the request's frame.
     #[must_use]
     pub const fn length(&self) -> usize {
-        self.length
+        self.length as usize
     }
 
     /// The reply inside.
@@ -34,9 +35,9 @@ impl PreparedFrame {
     /// Writes the transmit timestamp and mends the checksum; `bytes` is the frame's buffer. Returns the stamp
     /// that was written.
     pub fn seal(self, transmit_time: NtpTimestamp, bytes: &mut [u8]) -> NtpTimestamp {
-        let Some(payload) = bytes.get_mut(self.frame.payload()) else { return NtpTimestamp::UNKNOWN };
+        let Some(payload) = bytes.get_mut(self.datagram.payload()) else { return NtpTimestamp::UNKNOWN };
         let transmit_timestamp = self.prepared.seal(transmit_time, payload);
-        self.frame.payload_changed(bytes, 0, transmit_timestamp.to_bits());
+        self.datagram.payload_changed(bytes, 0, transmit_timestamp.to_bits());
         transmit_timestamp
     }
 }
@@ -66,6 +67,6 @@ impl Responder {
         let payload = bytes.get_mut(frame.payload()).ok_or(Refusal::Frame)?;
         let prepared = self.respond(payload, &arrival, snapshot)?;
         let length = frame.turn_round(bytes, prepared.length());
-        Ok(PreparedFrame { frame, prepared, length })
+        Ok(PreparedFrame { datagram: frame.datagram, prepared, length: length as u32 })
     }
 }
