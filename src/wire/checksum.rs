@@ -46,6 +46,12 @@ impl Checksum {
         self.add_in_memory_order(word.to_be() as u64)
     }
 
+    /// Adds what another sum has.
+    #[must_use]
+    pub const fn add(self, other: Self) -> Self {
+        self.add_in_memory_order(other.0)
+    }
+
     /// Up to four words as they lie in memory.
     const fn add_in_memory_order(self, words: u64) -> Self {
         let (sum, carry) = self.0.overflowing_add(words);

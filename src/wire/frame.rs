@@ -44,9 +44,11 @@ struct Ipv6Header {
 }
 const _: () = assert!(size_of::<Ipv6Header>() == IPV6_LENGTH);
 
-/// Where a frame's UDP datagram lies: all that is left to know of a frame that was turned round.
+/// Where the parts of a frame lie: all that it takes to answer it.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram {
+    /// The IP header's offset; the tags end there.
+    ip: u8,
     /// The UDP header's offset, at most 14 + 2 * 4 + 40.
     udp: u8,
     /// Octets of UDP payload.
@@ -59,6 +61,45 @@ impl Datagram {
     pub const fn payload(self) -> Range<usize> {
         let start = self.udp as usize + UDP_LENGTH;
         start..start + self.payload_length as usize
+    }
+
+    /// Makes the frame the answer to itself: addresses and ports change places, the payload is what its first
+    /// `payload_length` octets now hold (no more than were received), lengths and checksums are written.
+    /// Tags stay: a reply leaves on the VLAN its request came from. Returns the frame's new length.
+    ///
+    /// `bytes` is what the frame was parsed from; a shorter slice is left alone and 0 returned.
+    #[inline]
+    pub fn turn_round(self, bytes: &mut [u8], payload_length: usize) -> usize {
+        let payload_length = payload_length.min(self.payload_length.into());
+        let end = usize::from(self.udp) + UDP_LENGTH + payload_length;
+        self.turn(bytes, end).map_or(0, |()| end)
+    }
+
+    /// `None`, before anything is changed, if there are fewer than `end` octets.
+    #[inline]
+    fn turn(self, bytes: &mut [u8], end: usize) -> Option<()> {
+        let (ethernet, network) = bytes.get_mut(..end)?.split_at_mut_checked(self.ip.into())?;
+        let (network, transport) = network.split_at_mut_checked(usize::from(self.udp - self.ip))?;
+        let (udp, payload) = transport.split_first_chunk_mut::<UDP_LENGTH>()?;
+        let (destination_mac, rest) = ethernet.split_first_chunk_mut::<6>()?;
+        let source_mac = rest.first_chunk_mut()?;
+        // The length fits: it is no longer than what came in a 16-bit field.
+        let udp_length = (UDP_LENGTH + payload.len()) as u16;
+        let addresses = match network.len() {
+            IPV4_LENGTH => turn_ipv4(Ipv4Header::mut_from_bytes(network).ok()?, udp_length),
+            _ => turn_ipv6(Ipv6Header::mut_from_bytes(network).ok()?, udp_length),
+        };
+        mem::swap(destination_mac, source_mac);
+        let [a, b, c, d, ..] = *udp;
+        // Summed from here and not from where it is about to be written: a read right behind narrower writes has to
+        // wait for them.
+        let ports = Checksum::new().add_word(word(a, b)).add_word(word(c, d));
+        let [e, f] = udp_length.to_be_bytes();
+        let sum =
+            addresses.add(ports).add_word(u16::from(PROTOCOL_UDP)).add_word(udp_length).add_word(udp_length);
+        let [g, h] = sum.add_bytes(payload).finish_udp().to_be_bytes();
+        *udp = [c, d, a, b, e, f, g, h];
+        Some(())
     }
 
     /// Mends the UDP checksum after eight octets of the payload, at an even offset in it, have changed.
@@ -75,9 +116,7 @@ impl Datagram {
 /// methods are then given again.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
-    /// The IP header's offset; the tags end there.
-    ip: u8,
-    /// Where the UDP datagram lies.
+    /// Where the parts lie.
     pub datagram: Datagram,
     /// VLAN tags in the frame.
     pub tags: TagStack,
@@ -127,18 +166,18 @@ impl Frame {
         match ethertype {
             0x0800 => {
                 let (header, end) = read_ipv4(bytes, at)?;
-                let udp = read_udp(bytes, at + IPV4_LENGTH, end)?;
-                Ok(udp.within(at, tags, header.source.into(), header.destination.into()))
+                let udp = read_udp(bytes, at, at + IPV4_LENGTH, end)?;
+                Ok(udp.within(tags, header.source.into(), header.destination.into()))
             }
             0x86dd => {
                 let (header, end) = read_ipv6(bytes, at)?;
-                let udp = read_udp(bytes, at + IPV6_LENGTH, end)?;
+                let udp = read_udp(bytes, at, at + IPV6_LENGTH, end)?;
                 // A receiver must discard these (RFC 8200 section 8.1). One that is there cannot be trusted, see above,
                 // but an unfinished one is never zero: it is the sum of the addresses.
                 if udp.checksum == [0, 0] {
                     return Err(Malformed::NoChecksum);
                 }
-                Ok(udp.within(at, tags, header.source.into(), header.destination.into()))
+                Ok(udp.within(tags, header.source.into(), header.destination.into()))
             }
             other => Err(Malformed::NotIp(other)),
         }
@@ -150,40 +189,9 @@ impl Frame {
         self.datagram.payload()
     }
 
-    /// Makes the frame the answer to itself: addresses and ports change places, the payload is what its first
-    /// `payload_length` octets now hold (no more than were received), lengths and checksums are written.
-    /// Tags stay: a reply leaves on the VLAN its request came from. Returns the frame's new length.
-    ///
-    /// `bytes` is what the frame was parsed from; a shorter slice is left alone and 0 returned.
-    #[inline]
+    /// [`Datagram::turn_round`].
     pub fn turn_round(&self, bytes: &mut [u8], payload_length: usize) -> usize {
-        let payload_length = payload_length.min(self.datagram.payload_length.into());
-        let end = usize::from(self.datagram.udp) + UDP_LENGTH + payload_length;
-        self.turn(bytes, end).map_or(0, |()| end)
-    }
-
-    /// `None`, before anything is changed, if there are fewer than `end` octets.
-    fn turn(&self, bytes: &mut [u8], end: usize) -> Option<()> {
-        let (ethernet, network) = bytes.get_mut(..end)?.split_at_mut_checked(self.ip.into())?;
-        let (network, transport) = network.split_at_mut_checked(usize::from(self.datagram.udp - self.ip))?;
-        let (udp, payload) = transport.split_first_chunk_mut::<UDP_LENGTH>()?;
-        let (destination_mac, rest) = ethernet.split_first_chunk_mut::<6>()?;
-        let source_mac = rest.first_chunk_mut()?;
-        // The length fits: it is no longer than what came in a 16-bit field.
-        let udp_length = (UDP_LENGTH + payload.len()) as u16;
-        let addresses = match self.source {
-            IpAddr::V4(_) => turn_ipv4(Ipv4Header::mut_from_bytes(network).ok()?, udp_length),
-            IpAddr::V6(_) => turn_ipv6(Ipv6Header::mut_from_bytes(network).ok()?, udp_length),
-        };
-        mem::swap(destination_mac, source_mac);
-        let [a, b] = self.destination_port.to_be_bytes();
-        let [c, d] = self.source_port.to_be_bytes();
-        let [e, f] = udp_length.to_be_bytes();
-        *udp = [a, b, c, d, e, f, 0, 0];
-        let sum = addresses.add_word(u16::from(PROTOCOL_UDP)).add_word(udp_length).add_bytes(udp);
-        let checksum = sum.add_bytes(payload).finish_udp();
-        udp[6..8].copy_from_slice(&checksum.to_be_bytes());
-        Some(())
+        self.datagram.turn_round(bytes, payload_length)
     }
 }
 
@@ -239,9 +247,9 @@ fn read_ipv6(bytes: &[u8], at: usize) -> Result<(&Ipv6Header, usize), Malformed>
     Ok((header, at + length))
 }
 
-/// The UDP header at `at` in an IP packet that ends at `end`.
+/// The UDP header at `at` in an IP packet from `ip` to `end`.
 #[inline(always)]
-fn read_udp(bytes: &[u8], at: usize, end: usize) -> Result<Udp, Malformed> {
+fn read_udp(bytes: &[u8], ip: usize, at: usize, end: usize) -> Result<Udp, Malformed> {
     let truncated =
         Malformed::Truncated { part: "UDP header", needed: at + UDP_LENGTH, available: bytes.len() };
     let &[a, b, c, d, e, f, g, h] = part(bytes, at).ok_or(truncated)?;
@@ -249,8 +257,8 @@ fn read_udp(bytes: &[u8], at: usize, end: usize) -> Result<Udp, Malformed> {
     if length < UDP_LENGTH || length > available {
         return Err(Malformed::Length { part: "UDP", length, available });
     }
-    // The length came in 16 bits.
-    let datagram = Datagram { udp: at as u8, payload_length: (length - UDP_LENGTH) as u16 };
+    // They fit: see the fields, and the length came in 16 bits.
+    let datagram = Datagram { ip: ip as u8, udp: at as u8, payload_length: (length - UDP_LENGTH) as u16 };
     Ok(Udp { datagram, source_port: word(a, b), destination_port: word(c, d), checksum: [g, h] })
 }
 
@@ -263,11 +271,11 @@ struct Udp {
 }
 
 impl Udp {
-    /// In a frame whose IP header is at `ip`.
+    /// In its frame.
     #[inline(always)]
-    fn within(self, ip: usize, tags: TagStack, source: IpAddr, destination: IpAddr) -> Frame {
+    fn within(self, tags: TagStack, source: IpAddr, destination: IpAddr) -> Frame {
         let Self { datagram, source_port, destination_port, .. } = self;
-        Frame { ip: ip as u8, datagram, tags, source_port, destination_port, source, destination }
+        Frame { datagram, tags, source_port, destination_port, source, destination }
     }
 }
 
