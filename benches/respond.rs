@@ -9,6 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use timeball::daemon::stamps::BatchClock;
 use timeball::datapath::af_xdp::BATCH;
 use timeball::datapath::ring::testing::{OFFSETS, ring_memory};
 use timeball::datapath::ring::{Consumer, Descriptor, FrameAddress, Producer};
@@ -16,6 +17,7 @@ use timeball::serve::access::{AccessList, Action};
 use timeball::serve::clients::{ClientKeying, PrefixLengths};
 use timeball::serve::limit::{Lottery, RateLimiter, RateParameters};
 use timeball::serve::testing::client_request;
+use timeball::sys::clock;
 use timeball::time::Timestamp;
 use timeball::wire::{Checksum, Frame, Packet, updated_checksum};
 use workload::rounds::Rounds;
@@ -50,6 +52,10 @@ fn wire(criterion: &mut Criterion) {
         criterion.bench_function(&format!("Frame::parse/{name}"), |bench| {
             bench.iter(|| Frame::parse(black_box(&bytes)).is_ok());
         });
+        criterion.bench_function(&format!("Frame::turn_round/{name}"), |bench| {
+            let (parsed, mut bytes) = (Frame::parse(&bytes).unwrap(), bytes.clone());
+            bench.iter(|| parsed.turn_round(black_box(&mut bytes), 48));
+        });
     }
     criterion.bench_function("checksum/56", |bench| {
         let bytes = [0x5a; 56];
@@ -58,6 +64,12 @@ fn wire(criterion: &mut Criterion) {
     criterion.bench_function("checksum/update", |bench| {
         bench.iter(|| updated_checksum(black_box(0x1234), 0, black_box(0xeb00_0000_8000_0000)));
     });
+}
+
+/// What a clock costs that is read for every reply instead of once for a batch.
+fn clocks(criterion: &mut Criterion) {
+    criterion.bench_function("clock::realtime", |bench| bench.iter(clock::realtime));
+    criterion.bench_function("BatchClock::read", |bench| bench.iter(BatchClock::read));
 }
 
 fn answer(criterion: &mut Criterion) {
@@ -74,6 +86,12 @@ fn answer(criterion: &mut Criterion) {
                     .respond(black_box(&mut payload), &arrival(family, client, number), &snapshot)
                     .is_ok()
             });
+        });
+        criterion.bench_function(&format!("PreparedFrame::seal/{name}"), |bench| {
+            let (mut responder, mut bytes) = (responder(), frame(address(family, 1000), &request));
+            let now = Timestamp::from_nanoseconds(1_000_000_000);
+            let reply = responder.respond_to_frame(&mut bytes, 123, RECEIVED, now, &snapshot).unwrap();
+            bench.iter(|| black_box(reply).seal(SENT, black_box(&mut bytes)));
         });
         criterion.bench_function(&format!("respond_to_frame and seal/{name}"), |bench| {
             let mut responder = responder();
@@ -163,5 +181,5 @@ fn rounds(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, wire, answer, tables, ring, rounds);
+criterion_group!(benches, wire, clocks, answer, tables, ring, rounds);
 criterion_main!(benches);

@@ -42,7 +42,7 @@ pub struct Exchange {
 /// What a round came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Round {
-    /// Packets taken from the ring; [`BATCH`] means that more may wait.
+    /// Packets taken from the ring, at most [`BATCH`].
     pub received: usize,
     /// What the wake-ups showed of the interface.
     pub link: Link,

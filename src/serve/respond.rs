@@ -131,6 +131,8 @@ impl Responder {
     }
 
     /// As [`Self::respond`], where it is known already who asks.
+    // The call and the copies of its result took 15 instructions of a request, and there are two callers.
+    #[inline(always)]
     pub(super) fn respond_to(
         &mut self,
         asker: &Asker,
