@@ -5,18 +5,25 @@
 #[allow(dead_code, reason = "the instruction count uses the rest")]
 mod workload;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use timeball::daemon::stamps::BatchClock;
+use timeball::datapath::af_xdp::BATCH;
 use timeball::datapath::ring::testing::{OFFSETS, ring_memory};
 use timeball::datapath::ring::{Consumer, Descriptor, FrameAddress, Producer};
 use timeball::serve::access::{AccessList, Action};
 use timeball::serve::clients::{ClientKeying, PrefixLengths};
 use timeball::serve::limit::{Lottery, RateLimiter, RateParameters};
 use timeball::serve::testing::client_request;
+use timeball::sys::clock;
 use timeball::time::Timestamp;
 use timeball::wire::{Checksum, Frame, Packet, updated_checksum};
-use workload::{Family, RECEIVED, SENT, address, arrival, frame, prefixes, responder, snapshot};
+use workload::rounds::Rounds;
+use workload::{
+    Family, Loop, RECEIVED, SENT, Subject, address, arrival, frame, prefixes, responder, snapshot,
+};
 
 /// Clients that take turns.
 const CLIENTS: u32 = 100_000;
@@ -45,6 +52,10 @@ fn wire(criterion: &mut Criterion) {
         criterion.bench_function(&format!("Frame::parse/{name}"), |bench| {
             bench.iter(|| Frame::parse(black_box(&bytes)).is_ok());
         });
+        criterion.bench_function(&format!("Frame::turn_round/{name}"), |bench| {
+            let (parsed, mut bytes) = (Frame::parse(&bytes).unwrap(), bytes.clone());
+            bench.iter(|| parsed.turn_round(black_box(&mut bytes), 48));
+        });
     }
     criterion.bench_function("checksum/56", |bench| {
         let bytes = [0x5a; 56];
@@ -53,6 +64,12 @@ fn wire(criterion: &mut Criterion) {
     criterion.bench_function("checksum/update", |bench| {
         bench.iter(|| updated_checksum(black_box(0x1234), 0, black_box(0xeb00_0000_8000_0000)));
     });
+}
+
+/// What a clock costs that is read for every reply instead of once for a batch.
+fn clocks(criterion: &mut Criterion) {
+    criterion.bench_function("clock::realtime", |bench| bench.iter(clock::realtime));
+    criterion.bench_function("BatchClock::read", |bench| bench.iter(BatchClock::read));
 }
 
 fn answer(criterion: &mut Criterion) {
@@ -69,6 +86,12 @@ fn answer(criterion: &mut Criterion) {
                     .respond(black_box(&mut payload), &arrival(family, client, number), &snapshot)
                     .is_ok()
             });
+        });
+        criterion.bench_function(&format!("PreparedFrame::seal/{name}"), |bench| {
+            let (mut responder, mut bytes) = (responder(), frame(address(family, 1000), &request));
+            let now = Timestamp::from_nanoseconds(1_000_000_000);
+            let reply = responder.respond_to_frame(&mut bytes, 123, RECEIVED, now, &snapshot).unwrap();
+            bench.iter(|| black_box(reply).seal(SENT, black_box(&mut bytes)));
         });
         criterion.bench_function(&format!("respond_to_frame and seal/{name}"), |bench| {
             let mut responder = responder();
@@ -129,5 +152,34 @@ fn ring(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, wire, answer, tables, ring);
+/// Batches per family and number of clients, the bare reflector's first. Only the round itself is timed: the fake kernel
+/// brings and takes the packets meanwhile.
+fn rounds(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("round of 64");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (name, subject, family, clients) in [
+        ("reflector/v4", Subject::Reflect, Family::V4, 1),
+        ("reflector/v6", Subject::Reflect, Family::V6, 1),
+        ("worker/v4/one client", Subject::Round, Family::V4, 1),
+        ("worker/v6/one client", Subject::Round, Family::V6, 1),
+        ("worker/v6/10 million clients", Subject::Round, Family::V6, 10_000_000),
+    ] {
+        let mut rounds = Rounds::new(Loop { subject, family, clients, requests: 0 });
+        group.bench_function(name, |bench| {
+            bench.iter_custom(|count| {
+                let mut total = Duration::ZERO;
+                for _ in 0..count {
+                    rounds.deliver();
+                    let start = Instant::now();
+                    rounds.round();
+                    total += start.elapsed();
+                    rounds.leave();
+                }
+                total
+            });
+        });
+    }
+}
+
+criterion_group!(benches, wire, clocks, answer, tables, ring, rounds);
 criterion_main!(benches);

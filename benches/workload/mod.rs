@@ -3,15 +3,19 @@
 //! Owns: a responder with everything on (an access list of a thousand prefixes per family that nest, a rate limit,
 //! kisses, statistics) and plain requests of many clients. Does not own: any measurement.
 
+pub mod rounds;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rounds::Rounds;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use timeball::datapath::af_xdp::BATCH;
 use timeball::serve::access::Action;
 use timeball::serve::testing::{Setup, client_request};
 use timeball::serve::{Arrival, Responder};
 use timeball::snapshot::SystemSnapshot;
 use timeball::time::{Log2Seconds, NtpDuration, NtpTimestamp, Ppm, Timestamp};
-use timeball::wire::{Leap, ReferenceId};
+use timeball::wire::{Checksum, Frame, Leap, ReferenceId};
 
 /// When requests arrive, as the wire has it.
 pub const RECEIVED: NtpTimestamp = NtpTimestamp::from_bits(0xeb00_0000_8000_0000);
@@ -126,10 +130,22 @@ pub fn frame(source: IpAddr, payload: &[u8]) -> Vec<u8> {
 /// What is done with each request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Subject {
+    /// `Frame::parse`.
+    Parse,
     /// `respond`.
     Respond,
+    /// `Frame::turn_round`.
+    TurnRound,
+    /// `PreparedFrame::seal`.
+    Seal,
+    /// The sum of a UDP header and its payload.
+    Checksum,
     /// `respond_to_frame`, and `seal`.
     Frame,
+    /// A worker's round over a fake kernel's rings, in full batches.
+    Round,
+    /// A round that swaps addresses and ports and does nothing else: what any server over this port costs.
+    Reflect,
 }
 
 /// A loop to be counted.
@@ -140,52 +156,87 @@ pub struct Loop {
     /// The requests come from so many clients in turn.
     pub clients: u32,
     pub requests: u32,
-    /// Everything but the subject itself: what is to be subtracted.
-    pub idle: bool,
+}
+
+/// Calls `work`. callgrind is told by this function's name what to count.
+#[inline(never)]
+pub fn measured<R>(work: impl FnOnce() -> R) -> R {
+    work()
 }
 
 impl Loop {
-    /// Runs it. How many were answered with time: all, unless something is wrong with the workload.
+    /// Runs it. How many were done as they should: all, unless something is wrong with the workload.
     pub fn run(self) -> u32 {
-        let mut responder = responder();
-        let snapshot = snapshot();
-        let request = client_request(4, &[]);
-        // The clients of the access list come first; they are not asked.
-        let client = |number: u32| 1000 + number % self.clients;
-        let mut answered = 0;
         match self.subject {
-            Subject::Respond => {
-                let mut payload: [u8; 48] = request.try_into().expect("a header and no more");
-                let template = payload;
-                for number in 0..self.requests {
-                    payload = black_box(template);
-                    let arrival = black_box(arrival(self.family, client(number), number));
-                    if !self.idle {
-                        let outcome =
-                            black_box(responder.respond(black_box(&mut payload), &arrival, &snapshot));
-                        answered += u32::from(outcome.is_ok_and(|reply| reply.kiss.is_none()));
-                    }
-                }
-            }
-            Subject::Frame => {
-                let frames: Vec<_> = (0..self.clients.min(4096))
-                    .map(|number| frame(address(self.family, client(number)), &request))
-                    .collect();
-                let mut buffer = frames[0].clone();
-                for number in 0..self.requests {
-                    buffer.copy_from_slice(&frames[number as usize % frames.len()]);
-                    let bytes = black_box(buffer.as_mut_slice());
-                    if self.idle {
-                        continue;
-                    }
-                    let now = Timestamp::from_nanoseconds(1_000_000_000 + i64::from(number) * 1_000_000);
-                    if let Ok(reply) = responder.respond_to_frame(bytes, 123, RECEIVED, now, &snapshot) {
-                        answered += u32::from(reply.prepared().kiss.is_none());
-                        black_box(reply.seal(SENT, bytes));
-                    }
-                }
-            }
+            Subject::Respond => self.respond(),
+            Subject::Round | Subject::Reflect => self.rounds(),
+            _ => self.frames(),
+        }
+    }
+
+    /// The clients of the access list come first; they are not asked.
+    const fn client(self, number: u32) -> u32 {
+        1000 + number % self.clients
+    }
+
+    fn respond(self) -> u32 {
+        let (mut responder, snapshot) = (responder(), snapshot());
+        let mut payload: [u8; 48] = client_request(4, &[]).try_into().expect("a header and no more");
+        let template = payload;
+        let mut answered = 0;
+        for number in 0..self.requests {
+            payload = black_box(template);
+            let arrival = black_box(arrival(self.family, self.client(number), number));
+            let bytes = black_box(&mut payload);
+            let outcome = black_box(measured(|| responder.respond(bytes, &arrival, &snapshot)));
+            answered += u32::from(outcome.is_ok_and(|reply| reply.kiss.is_none()));
         }
         answered
+    }
+
+    fn frames(self) -> u32 {
+        let (mut responder, snapshot, request) = (responder(), snapshot(), client_request(4, &[]));
+        let frames: Vec<_> = (0..self.clients.min(4096))
+            .map(|number| frame(address(self.family, self.client(number)), &request))
+            .collect();
+        let mut buffer = frames[0].clone();
+        let mut done = 0;
+        for number in 0..self.requests {
+            buffer.copy_from_slice(&frames[number as usize % frames.len()]);
+            let bytes = black_box(buffer.as_mut_slice());
+            let now = Timestamp::from_nanoseconds(1_000_000_000 + i64::from(number) * 1_000_000);
+            let respond = |responder: &mut Responder, bytes: &mut [u8]| {
+                responder.respond_to_frame(bytes, 123, RECEIVED, now, &snapshot)
+            };
+            let fine = match self.subject {
+                Subject::Parse => black_box(measured(|| Frame::parse(bytes))).is_ok(),
+                Subject::TurnRound => {
+                    let parsed = Frame::parse(bytes).expect("a plain datagram");
+                    measured(|| parsed.turn_round(bytes, 48)) == bytes.len()
+                }
+                Subject::Checksum => {
+                    measured(|| Checksum::new().add_bytes(&bytes[bytes.len() - 56..]).finish_udp()) != 0
+                }
+                Subject::Seal => respond(&mut responder, bytes)
+                    .is_ok_and(|reply| measured(|| reply.seal(SENT, bytes)) == SENT),
+                _ => measured(|| {
+                    respond(&mut responder, bytes)
+                        .is_ok_and(|reply| reply.prepared().kiss.is_none() && reply.seal(SENT, bytes) == SENT)
+                }),
+            };
+            done += u32::from(fine);
+        }
+        done
+    }
+
+    fn rounds(self) -> u32 {
+        let mut rounds = Rounds::new(self);
+        (0..self.requests.div_ceil(BATCH as u32))
+            .map(|_| {
+                rounds.deliver();
+                measured(|| rounds.round());
+                rounds.leave()
+            })
+            .sum()
     }
 }

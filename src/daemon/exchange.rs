@@ -12,7 +12,7 @@ use super::report::TransmitErrorReport;
 use super::stamps::BatchClock;
 use crate::datapath::af_xdp::{BATCH, Frame, Link, Port, StampRequest, TransmitStamp, Wake};
 use crate::datapath::steering::RxStamp;
-use crate::serve::{PreparedFrame, Responder};
+use crate::serve::{PreparedFrame, RequestFrame, Responder};
 use crate::snapshot::SnapshotCell;
 use crate::sys::clock;
 use crate::time::{Realtime, Timestamp};
@@ -35,13 +35,14 @@ pub struct Answering {
 #[derive(Debug)]
 pub struct Exchange {
     frames: Vec<Frame>,
+    requests: Vec<(Frame, RequestFrame)>,
     prepared: Vec<(Frame, PreparedFrame)>,
 }
 
 /// What a round came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Round {
-    /// Packets taken from the ring; [`BATCH`] means that more may wait.
+    /// Packets taken from the ring, at most [`BATCH`].
     pub received: usize,
     /// What the wake-ups showed of the interface.
     pub link: Link,
@@ -49,7 +50,11 @@ pub struct Round {
 
 impl Default for Exchange {
     fn default() -> Self {
-        Self { frames: Vec::with_capacity(BATCH), prepared: Vec::with_capacity(BATCH) }
+        Self {
+            frames: Vec::with_capacity(BATCH),
+            requests: Vec::with_capacity(BATCH),
+            prepared: Vec::with_capacity(BATCH),
+        }
     }
 }
 
@@ -70,6 +75,7 @@ impl Exchange {
         });
         let received = port.receive(&mut self.frames);
         if received > 0 {
+            self.read(port, answering);
             self.prepare(port, answering);
             self.send(port, answering, transmit_errors);
         }
@@ -78,21 +84,37 @@ impl Exchange {
         Round { received, link: if sent == Link::Up { filled } else { sent } }
     }
 
+    /// Reads all frames before any is answered, see [`Responder::read_frame`]; recycles those that ask nothing.
+    fn read<K: Wake>(&mut self, port: &mut Port<K>, answering: &Answering) {
+        for frame in self.frames.drain(..) {
+            match answering.responder.read_frame(port.packet(&frame), answering.port) {
+                Ok(request) => self.requests.push((frame, request)),
+                Err(refusal) => {
+                    answering.counters.path(Path::AfXdp).count(&Err(refusal));
+                    port.recycle(frame);
+                }
+            }
+        }
+    }
+
     /// Replies to all, but for their transmit timestamps; recycles what gets none.
     fn prepare<K: Wake>(&mut self, port: &mut Port<K>, answering: &mut Answering) {
         let clock = BatchClock::read();
         let now = clock::monotonic();
         let snapshot = answering.snapshot.read();
         let counters = answering.counters.path(Path::AfXdp);
-        for frame in self.frames.drain(..) {
+        for (frame, request) in self.requests.drain(..) {
             let arrival = arrival(port, &frame, &clock, counters).to_ntp();
             let packet = port.packet_mut(&frame);
-            let outcome =
-                answering.responder.respond_to_frame(packet, answering.port, arrival, now, &snapshot);
-            counters.count(&outcome.as_ref().map(|reply| *reply.prepared()).map_err(|refusal| *refusal));
-            match outcome {
-                Ok(reply) => self.prepared.push((frame, reply)),
-                Err(_) => port.recycle(frame),
+            match answering.responder.respond_to_request(&request, packet, arrival, now, &snapshot) {
+                Ok(reply) => {
+                    counters.count(&Ok(*reply.prepared()));
+                    self.prepared.push((frame, reply));
+                }
+                Err(refusal) => {
+                    counters.count(&Err(refusal));
+                    port.recycle(frame);
+                }
             }
         }
     }

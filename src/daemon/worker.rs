@@ -10,7 +10,7 @@ use super::counters::Path;
 use super::exchange::{Answering, Exchange, TransmitErrors};
 use super::report::{QueueReport, WorkerReport};
 use super::stamps::BatchClock;
-use crate::datapath::af_xdp::{BATCH, Link, Port};
+use crate::datapath::af_xdp::{Link, Port};
 use crate::datapath::udp::UdpPort;
 use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
@@ -121,7 +121,8 @@ impl Queue {
     fn turn(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
         let round = exchange.round(&mut self.port, answering, self.transmit_errors.as_mut());
         self.note_link(round.link);
-        round.received == BATCH
+        // What came meanwhile costs a look to see, and a system call to wait for.
+        round.received > 0 && self.port.has_received()
     }
 
     fn note_link(&mut self, link: Link) {

@@ -338,6 +338,11 @@ impl<K: Wake> Port<K> {
         }
     }
 
+    /// Do packets wait in the receive ring? One look, no system call.
+    pub fn has_received(&mut self) -> bool {
+        self.rings.receive.available() > 0
+    }
+
     /// Has [`Self::flush`] left packets that the kernel would not take yet?
     #[must_use]
     pub fn has_unsent(&self) -> bool {

@@ -172,6 +172,8 @@ pub struct Producer<T> {
     ring: Shared<T>,
     /// Next slot to write; ahead of the published index until [`Self::submit`].
     next: u32,
+    /// The published index. Only we write it, so that what is not news need not dirty the peer's cache line.
+    published: u32,
     /// The consumer's index when last looked at: at least this far it has read.
     consumed: u32,
 }
@@ -185,7 +187,7 @@ impl<T: Entry> Producer<T> {
         let ring = Shared::new(memory, offsets, entries)?;
         let next = ring.producer().load(Ordering::Relaxed);
         let consumed = ring.consumer().load(Ordering::Acquire);
-        Ok(Self { ring, next, consumed })
+        Ok(Self { ring, next, published: next, consumed })
     }
 
     /// Slots free now, looking at the consumer's index again.
@@ -212,7 +214,10 @@ impl<T: Entry> Producer<T> {
 
     /// Makes everything pushed visible to the consumer.
     pub fn submit(&mut self) {
-        self.ring.producer().store(self.next, Ordering::Release);
+        if self.published != self.next {
+            self.ring.producer().store(self.next, Ordering::Release);
+            self.published = self.next;
+        }
     }
 
     /// Entries pushed that the consumer has not taken yet, looking at its index again; at most the ring's size.
@@ -252,6 +257,8 @@ pub struct Consumer<T> {
     ring: Shared<T>,
     /// Next slot to read; ahead of the published index until [`Self::release`].
     next: u32,
+    /// The published index, as for [`Producer`].
+    published: u32,
     /// The producer's index when last looked at: up to here there are entries.
     produced: u32,
 }
@@ -264,7 +271,7 @@ impl<T: Entry> Consumer<T> {
     pub fn new(memory: Arc<Mapping>, offsets: RingOffsets, entries: u32) -> Result<Self, RingMisfit> {
         let ring = Shared::new(memory, offsets, entries)?;
         let next = ring.consumer().load(Ordering::Relaxed);
-        Ok(Self { ring, next, produced: next })
+        Ok(Self { ring, next, published: next, produced: next })
     }
 
     /// Entries there to be popped, looking at the producer's index again; at most the ring's size.
@@ -291,7 +298,10 @@ impl<T: Entry> Consumer<T> {
 
     /// Gives the slots of everything popped back to the producer.
     pub fn release(&mut self) {
-        self.ring.consumer().store(self.next, Ordering::Release);
+        if self.published != self.next {
+            self.ring.consumer().store(self.next, Ordering::Release);
+            self.published = self.next;
+        }
     }
 
     /// The ring's size.

@@ -238,7 +238,12 @@ impl Umem {
         let offset = usize::from(self.records[number.index()].offset);
         let before = offset.saturating_sub(RX_METADATA_BYTES)..offset;
         // The frame is free, so its bytes are ours.
-        self.bytes_mut(number, before).fill(0);
+        let bytes = self.bytes_mut(number, before);
+        // Three moves where the length is known, a call where it is not.
+        match bytes.first_chunk_mut::<RX_METADATA_BYTES>() {
+            Some(metadata) => *metadata = [0; RX_METADATA_BYTES],
+            None => bytes.fill(0),
+        }
         self.records[number.index()].place = Place::Fill;
         self.fill += 1;
         Some(FrameAddress(u64::from(number.0) * u64::from(self.frame_bytes)))

@@ -26,6 +26,7 @@ use crate::time::{Monotonic, Timestamp};
 use crate::wire::Version;
 use ipnet::IpNet;
 use std::collections::HashMap;
+use std::hint::black_box;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 
 /// Entries of a bucket, of which the hashes and the request counts lie in one cache line.
@@ -150,8 +151,20 @@ impl ClientStatistics {
     ) {
         self.totals[usize::from(version.number() - 1) % VERSIONS][LengthClass::of(length) as usize].bump();
         self.distinct.record(client.hash);
-        let bucket = &self.buckets[client.hash as usize & (self.buckets.len() - 1)];
-        bucket.count(client, answered, now);
+        self.bucket(client).count(client, answered, now);
+    }
+
+    /// Reads what [`Self::record`] will need, so that it need not wait for the memory.
+    pub fn touch(&self, client: &Client) {
+        let Bucket { hashes, details, .. } = self.bucket(client);
+        // One of each cache line. Without the box, values that nobody uses would not be read.
+        for word in [&hashes[0], &details[0].prefix_high, &details[2].prefix_high, &details[3].refused] {
+            black_box(word.load(Ordering::Relaxed));
+        }
+    }
+
+    fn bucket(&self, client: &Client) -> &Bucket {
+        &self.buckets[client.hash as usize & (self.buckets.len() - 1)]
     }
 
     /// Requests of this version and length so far.

@@ -5,25 +5,26 @@
 //! are made here.
 
 use super::Refusal;
-use super::respond::{Arrival, Prepared, Responder};
+use super::respond::{Asker, Prepared, Responder};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpTimestamp, Timestamp};
-use crate::wire::{Frame, is_possible_source};
+use crate::wire::{Datagram, Frame, is_possible_source};
 
 /// A frame that holds its reply but for the transmit timestamp.
 #[must_use]
 #[derive(Clone, Copy, Debug)]
 pub struct PreparedFrame {
-    frame: Frame,
+    datagram: Datagram,
+    /// Of the frame, which is no longer than a UDP datagram and its headers.
+    length: u32,
     prepared: Prepared,
-    length: usize,
 }
 
 impl PreparedFrame {
     /// The frame's length in octets, never more than that of the request's frame.
     #[must_use]
     pub const fn length(&self) -> usize {
-        self.length
+        self.length as usize
     }
 
     /// The reply inside.
@@ -34,15 +35,62 @@ impl PreparedFrame {
     /// Writes the transmit timestamp and mends the checksum; `bytes` is the frame's buffer. Returns the stamp
     /// that was written.
     pub fn seal(self, transmit_time: NtpTimestamp, bytes: &mut [u8]) -> NtpTimestamp {
-        let Some(payload) = bytes.get_mut(self.frame.payload()) else { return NtpTimestamp::UNKNOWN };
+        let Some(payload) = bytes.get_mut(self.datagram.payload()) else { return NtpTimestamp::UNKNOWN };
         let transmit_timestamp = self.prepared.seal(transmit_time, payload);
-        self.frame.payload_changed(bytes, 0, transmit_timestamp.to_bits());
+        self.datagram.payload_changed(bytes, 0, transmit_timestamp.to_bits());
         transmit_timestamp
     }
 }
 
+/// A frame that may ask for the time, and who sent it.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFrame {
+    datagram: Datagram,
+    asker: Asker,
+}
+
 impl Responder {
-    /// Turns the frame in `bytes` into its reply, in place, if it is a request to UDP port `port`.
+    /// Reads the headers of the frame in `bytes`, if it goes to UDP port `port`. Changes nothing, and counts nothing.
+    ///
+    /// To be called for a whole batch before the first [`Self::respond_to_request`]: it starts reading what the tables
+    /// know of the client. With millions of clients that is not in the cache, and the processor can wait for many such
+    /// reads at once, but answers one request after the other.
+    ///
+    /// # Errors
+    /// A [`Refusal`], if there is nothing to answer.
+    #[inline]
+    pub fn read_frame(&self, bytes: &[u8], port: u16) -> Result<RequestFrame, Refusal> {
+        let frame = Frame::parse(bytes).map_err(|_| Refusal::Frame)?;
+        if frame.destination_port != port {
+            return Err(Refusal::Frame);
+        }
+        if !is_possible_source(frame.source) || frame.source == frame.destination {
+            return Err(Refusal::Source);
+        }
+        Ok(RequestFrame { datagram: frame.datagram, asker: self.recall(frame.source, frame.source_port) })
+    }
+
+    /// Turns the frame in `bytes`, which `request` was read from, into its reply, in place.
+    ///
+    /// # Errors
+    /// A [`Refusal`] leaves `bytes` as they were.
+    #[inline]
+    pub fn respond_to_request(
+        &mut self,
+        request: &RequestFrame,
+        bytes: &mut [u8],
+        receive_timestamp: NtpTimestamp,
+        now: Timestamp<Monotonic>,
+        snapshot: &SystemSnapshot,
+    ) -> Result<PreparedFrame, Refusal> {
+        let RequestFrame { datagram, asker } = request;
+        let payload = bytes.get_mut(datagram.payload()).ok_or(Refusal::Frame)?;
+        let prepared = self.respond_to(asker, payload, receive_timestamp, now, snapshot)?;
+        let length = datagram.turn_round(bytes, prepared.length()) as u32;
+        Ok(PreparedFrame { datagram: *datagram, length, prepared })
+    }
+
+    /// Both for one frame alone.
     ///
     /// # Errors
     /// A [`Refusal`] leaves `bytes` as they were.
@@ -54,18 +102,7 @@ impl Responder {
         now: Timestamp<Monotonic>,
         snapshot: &SystemSnapshot,
     ) -> Result<PreparedFrame, Refusal> {
-        let frame = Frame::parse(bytes).map_err(|_| Refusal::Frame)?;
-        if frame.destination_port != port {
-            return Err(Refusal::Frame);
-        }
-        if !is_possible_source(frame.source) || frame.source == frame.destination {
-            return Err(Refusal::Source);
-        }
-        let arrival =
-            Arrival { source: frame.source, source_port: frame.source_port, receive_timestamp, now };
-        let payload = bytes.get_mut(frame.payload()).ok_or(Refusal::Frame)?;
-        let prepared = self.respond(payload, &arrival, snapshot)?;
-        let length = frame.turn_round(bytes, prepared.length());
-        Ok(PreparedFrame { frame, prepared, length })
+        let request = self.read_frame(bytes, port)?;
+        self.respond_to_request(&request, bytes, receive_timestamp, now, snapshot)
     }
 }

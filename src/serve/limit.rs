@@ -18,6 +18,7 @@
 use super::clients::Client;
 use super::identity::folded_multiply;
 use crate::time::{Monotonic, NtpDuration, Timestamp};
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Words of a bucket, which lie in one cache line. More would remember clients a little longer when the table is
@@ -142,10 +143,12 @@ impl RateLimiter {
     /// Judges a request that came at `now`, and remembers it if it is within the limit.
     ///
     /// `now` may come from several workers a little out of order, and may wrap: both are harmless.
+    // Inlined, since the call took instructions that a request has not to spare.
+    #[inline(always)]
     pub fn check(&self, client: &Client, now: Timestamp<Monotonic>, lottery: &mut Lottery) -> Verdict {
         let now = now.nanoseconds().cast_unsigned() >> TICK_LOG2_NANOSECONDS;
         let tag = client.hash >> (u64::BITS - TAG_BITS);
-        let bucket = &self.buckets[client.hash as usize & (self.buckets.len() - 1)];
+        let bucket = self.bucket(client);
         let word = bucket.find(tag).unwrap_or_else(|| bucket.oldest());
         let charged = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let ahead = self.ahead(word, tag, now);
@@ -157,6 +160,16 @@ impl RateLimiter {
             Err(_) if lottery.one_in(self.leak) => Verdict::Leaked,
             Err(_) => Verdict::Over,
         }
+    }
+
+    /// Reads what [`Self::check`] will need, so that it need not wait for the memory.
+    pub fn touch(&self, client: &Client) {
+        // Without the box, a value that nobody uses would not be read.
+        black_box(self.bucket(client).0[0].load(Ordering::Relaxed));
+    }
+
+    fn bucket(&self, client: &Client) -> &Bucket {
+        &self.buckets[client.hash as usize & (self.buckets.len() - 1)]
     }
 
     /// How many ticks before its theoretical arrival time the client asks; 0 if it is past or the word is not

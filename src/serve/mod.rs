@@ -18,6 +18,6 @@ mod respond;
 #[doc(hidden)]
 pub mod testing;
 
-pub use frame::PreparedFrame;
+pub use frame::{PreparedFrame, RequestFrame};
 pub use refusal::Refusal;
 pub use respond::{Arrival, Policy, Prepared, Responder};

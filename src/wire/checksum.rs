@@ -1,6 +1,10 @@
 //! The Internet checksum (RFC 1071), whole and incremental (RFC 1624).
 
-/// A running one's-complement sum of 16-bit words in network order.
+/// A running one's-complement sum of 16-bit words.
+///
+/// It is kept in the machine's byte order and 64 bits wide, a carry out of the top coming in at the bottom: the sum of
+/// swapped words is the swapped sum (RFC 1071 section 2 B), so eight octets are two instructions and only the result is
+/// put in order.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Checksum(u64);
 
@@ -13,18 +17,25 @@ impl Checksum {
 
     /// Adds octets that start at an even offset of what is summed; an odd last octet is padded with zero.
     #[must_use]
+    #[inline]
     pub fn add_bytes(mut self, bytes: &[u8]) -> Self {
-        // Four octets at a time: 2^32 such additions fit before the accumulator could overflow.
-        let (quads, rest) = bytes.as_chunks::<4>();
+        let (eights, rest) = bytes.as_chunks::<8>();
+        for eight in eights {
+            self = self.add_in_memory_order(u64::from_ne_bytes(*eight));
+        }
+        if rest.is_empty() {
+            return self;
+        }
+        let (quads, rest) = rest.as_chunks::<4>();
         for quad in quads {
-            self.0 += u64::from(u32::from_be_bytes(*quad));
+            self = self.add_in_memory_order(u64::from(u32::from_ne_bytes(*quad)));
         }
         let (pairs, rest) = rest.as_chunks::<2>();
         for pair in pairs {
-            self.0 += u64::from(u16::from_be_bytes(*pair));
+            self = self.add_in_memory_order(u64::from(u16::from_ne_bytes(*pair)));
         }
         if let [last] = rest {
-            self.0 += u64::from(*last) << 8;
+            self = self.add_in_memory_order(u64::from(u16::from_ne_bytes([*last, 0])));
         }
         self
     }
@@ -32,19 +43,30 @@ impl Checksum {
     /// Adds one 16-bit word in host order.
     #[must_use]
     pub const fn add_word(self, word: u16) -> Self {
-        Self(self.0 + word as u64)
+        self.add_in_memory_order(word.to_be() as u64)
+    }
+
+    /// Adds what another sum has.
+    #[must_use]
+    pub const fn add(self, other: Self) -> Self {
+        self.add_in_memory_order(other.0)
+    }
+
+    /// Up to four words as they lie in memory.
+    const fn add_in_memory_order(self, words: u64) -> Self {
+        let (sum, carry) = self.0.overflowing_add(words);
+        // After a carry the sum is below 2^64 - 1.
+        Self(sum + carry as u64)
     }
 
     /// The folded complement: what a header carries. 0 is possible; UDP sends 0xffff instead
     /// ([`Checksum::finish_udp`]).
     #[must_use]
     pub const fn finish(self) -> u16 {
-        let mut sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
-        sum = (sum & 0xffff_ffff) + (sum >> 32);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        !(sum as u16)
+        let (half, carry) = (self.0 as u32).overflowing_add((self.0 >> 32) as u32);
+        let half = half + carry as u32;
+        let (word, carry) = (half as u16).overflowing_add((half >> 16) as u16);
+        u16::from_be(!(word + carry as u16))
     }
 
     /// As [`Checksum::finish`], with zero sent as 0xffff, since zero means "none" in UDP (RFC 768).
@@ -64,15 +86,8 @@ impl Checksum {
 /// was read is a handful of additions.
 #[must_use]
 pub const fn updated_checksum(checksum: u16, old: u64, new: u64) -> u16 {
-    let mut sum = (!checksum) as u64;
-    let changes = [!old, new];
-    let mut index = 0;
-    while index < changes.len() {
-        let word = changes[index];
-        sum += (word & 0xffff_ffff) + (word >> 32);
-        index += 1;
-    }
-    Checksum(sum).finish_udp()
+    let others = Checksum::new().add_word(!checksum).add_in_memory_order((!old).to_be());
+    others.add_in_memory_order(new.to_be()).finish_udp()
 }
 
 #[cfg(test)]

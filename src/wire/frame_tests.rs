@@ -131,7 +131,7 @@ proptest! {
         let at = frame.payload().start + 40;
         let old = u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
         bytes[at..at + 8].copy_from_slice(&stamp.to_be_bytes());
-        frame.payload_changed(&mut bytes, old, stamp);
+        frame.datagram.payload_changed(&mut bytes, old, stamp);
         check_reply(&request, &bytes[..length], tags.len(), source.is_ipv6(), kept);
     }
 

@@ -16,7 +16,7 @@ mod packet;
 
 pub use checksum::{Checksum, updated_checksum};
 pub use extension::{ExtensionField, ExtensionFields};
-pub use frame::{Frame, REPLY_HOP_LIMIT, TagStack, is_possible_source};
+pub use frame::{Datagram, Frame, REPLY_HOP_LIMIT, TagStack, is_possible_source};
 pub use header::{
     HEADER_LENGTH, Header, KissCode, Leap, Mode, ReferenceId, Version, transmit_timestamp_offset,
 };

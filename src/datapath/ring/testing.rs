@@ -164,13 +164,14 @@ impl FakeKernel {
             zero_copy: false,
             tx_metadata: config.tx_metadata,
             pages: umem.memory().pages(),
-            need_wakeup: false,
+            need_wakeup: config.need_wakeup,
             busy_poll: false,
             tx_budget: TX_BUDGET,
             memory_bytes: umem.memory_bytes(),
             refused: Vec::new(),
         };
         let kernel = Self(Arc::new(Mutex::new(state)));
+        kernel.set_awake(false);
         let mut port = Port::assemble(kernel.clone(), rings, umem, facts);
         assert_eq!(port.refill(), crate::datapath::af_xdp::Link::Up, "a fresh fake kernel has no failure");
         Ok((port, kernel))
@@ -234,6 +235,14 @@ impl FakeKernel {
     /// What wake-ups answer from now on: an errno (`ENETDOWN`: the link is down), or `None` to work again.
     pub fn set_failure(&self, errno: Option<i32>) {
         self.state().failure = errno;
+    }
+
+    /// Does it transmit by itself? Asleep, as the real one always is in copy mode, it asks to be woken with its flag; awake,
+    /// as a driver in zero-copy mode while it has work, it does not, and works when the test calls
+    /// [`Wake::wake_transmit`] in its place.
+    pub fn set_awake(&self, awake: bool) {
+        let flags = if awake { 0 } else { libc::XDP_RING_NEED_WAKEUP };
+        index(&self.state().transmit.memory, OFFSETS.flags).store(flags, Ordering::SeqCst);
     }
 
     /// Keeps transmitted frames, or lets go of them all and completes at once again.
