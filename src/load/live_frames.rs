@@ -1,11 +1,12 @@
 //! The kernel engine: requests leave by `BPF_PROG_RUN` with live frames, replies are judged and counted by an XDP program.
 //!
-//! Owns: the run of a step. Does not own: pacing, judging and counting (`xdp-prog/src/load.bpf.c`), the programs and their
+//! Owns: the run of a step. Does not own: pacing, judging and counting (`xdp-prog/src/load.bpf.c`), the program and its
 //! maps (`program`), the request (`request`).
 //!
 //! The one idea a newcomer lacks: nothing per packet happens in this process. It starts a system call of about a tenth of a
 //! second, during which the kernel runs the sender on one preset frame after the other, reads the counters, and starts the
-//! next. So it keeps one CPU busy at any rate: sending is a loop that asks the clock.
+//! next. So it keeps one CPU busy at any rate: sending is a loop that asks the clock. Requests wait between two calls, but
+//! for microseconds only, since the program that sends is also the one that is attached (see there why that matters).
 //!
 //! Weaker than a real sender in two ways. A frame that the next device refuses is gone and counts as lost, never as
 //! `send_failures`: on veth that is the server's receive ring being full, and a server must not look better for it. And
@@ -14,7 +15,7 @@
 
 mod program;
 
-use self::program::Programs;
+use self::program::Program;
 use super::engine::{Engine, EngineError, Expect, Measured, Plan, Progress, Scene};
 use super::judge::Flaw;
 use super::request::Template;
@@ -35,21 +36,18 @@ const CALL: Duration = Duration::from_millis(120);
 const REPEAT_FIRST: u32 = 4096;
 const REPEAT_MAX: u32 = 1 << 24;
 
-/// Frames of a batch where throughput counts. Half of veth's receive ring, which so has room for one whole batch while the
-/// other is being received.
-const BATCH: u32 = 128;
-/// Where latency counts: what is redirected leaves at the end of its batch, and the CPU receives nothing during it.
-const BATCH_PACED: u32 = 8;
-/// Below this rate, in requests a second, latency counts.
-const PACED_BELOW: f64 = 500_000.0;
+/// Frames of a batch. What is redirected leaves at its end, and the CPU receives nothing during it: with nothing to send
+/// that is 2 us. Batches of 8 cannot keep 200,000 requests a second; 256 are more than half of veth's receive ring.
+const BATCH: u32 = 64;
 
 /// What was due before the end of a step may be sent for so long after it.
-const GRACE: Duration = Duration::from_millis(100);
+const GRACE: Duration = Duration::from_millis(500);
 
 /// The table of outstanding requests has between 2^16 entries (512 kB; see `INTENDED_BITS`) and 2^24 (128 MB).
 const SLOT_BITS: std::ops::RangeInclusive<u32> = 16..=24;
-/// Requests a second that saturating may reach, for the size of that table. Twice what was ever seen.
-const SATURATED_MAX: f64 = 5_000_000.0;
+/// Requests a second that saturating may reach, for the size of that table: 4.8 million were seen. Beyond it, or with a
+/// timeout for which the table is too small, replies may count as late that were in time.
+const SATURATED_MAX: f64 = 8_000_000.0;
 
 /// When it has to be clear that requests leave at all, after the start; at the latest at the end.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
@@ -93,9 +91,9 @@ impl LiveFrames {
     pub fn open(scene: &Scene) -> Result<Self, EngineError> {
         let template = Template::new(scene);
         let nothing = Plan { rate: None, duration: Duration::ZERO, timeout: Duration::ZERO, nonce: 0 };
-        let programs = Programs::load(&settings(scene, &template, &nothing)?)?;
-        let link = create_xdp_link(programs.hear(), scene.ifindex, AttachMode::Driver)
-            .or_else(|_| create_xdp_link(programs.hear(), scene.ifindex, AttachMode::Skb))
+        let program = Program::load(&settings(scene, &template, &nothing)?)?;
+        let link = create_xdp_link(program.fd(), scene.ifindex, AttachMode::Driver)
+            .or_else(|_| create_xdp_link(program.fd(), scene.ifindex, AttachMode::Skb))
             .map_err(|error| {
                 let cause = match error.raw_os_error() {
                     Some(libc::EBUSY | libc::EEXIST) => ": it has another XDP program",
@@ -108,14 +106,10 @@ impl LiveFrames {
 
     /// Runs the sender until the step is over or `progress` says stop. Returns whether to wait for replies.
     fn send(&self, step: &Step<'_>, progress: &mut dyn FnMut(Progress) -> bool) -> Result<bool, EngineError> {
-        let batch = match step.plan.rate {
-            Some(rate) if rate < PACED_BELOW => BATCH_PACED,
-            _ => BATCH,
-        };
         let (mut repeat, mut leaves) = (REPEAT_FIRST, false);
         loop {
             let before = clock::monotonic();
-            match run_live_frames(step.programs.ask(), self.template.bytes(), repeat, batch) {
+            match run_live_frames(step.program.fd(), self.template.bytes(), repeat, BATCH) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(EngineError(format!(
                         "cannot send by BPF_PROG_RUN with live frames: {error}"
@@ -128,7 +122,7 @@ impl LiveFrames {
             // Idle frames are ten times faster than sent ones; at most doubling keeps a change of pace from making a call
             // endless.
             let fitting = u128::from(repeat) * CALL.as_nanos() / u128::from(took);
-            repeat = u32::try_from(fitting).unwrap_or(u32::MAX).min(repeat * 2).clamp(batch, REPEAT_MAX);
+            repeat = u32::try_from(fitting).unwrap_or(u32::MAX).min(repeat * 2).clamp(BATCH, REPEAT_MAX);
 
             let now = step.progress()?;
             if !leaves && now.elapsed > LEAVE_WITHIN {
@@ -159,13 +153,13 @@ impl Engine for LiveFrames {
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Measured, EngineError> {
         let settings = settings(&self.scene, &self.template, plan)?;
-        // New maps are empty, so every step has programs of its own; the old ones go with the link's update.
-        let programs = Programs::load(&settings)?;
-        update_xdp_link(&self.link, programs.hear())
+        // New maps are empty, so every step has a program of its own; the old one goes with the link's update.
+        let program = Program::load(&settings)?;
+        update_xdp_link(&self.link, program.fd())
             .map_err(|error| EngineError(format!("{}: XDP link lost: {error}", self.scene.interface)))?;
         takes_frames(&self.scene.interface, self.scene.ifindex).map_err(EngineError)?;
         let left_before = packets_left(self.scene.ifindex);
-        let step = Step { plan, settings: &settings, programs: &programs, left_before };
+        let step = Step { settings: &settings, program: &program, left_before };
         if self.send(&step, progress)? {
             let since = clock::monotonic();
             let waited = || Duration::from_nanos(clock::monotonic().nanoseconds_since(since).max(0) as u64);
@@ -191,21 +185,20 @@ impl Drop for LiveFrames {
 
 /// A step that runs.
 struct Step<'a> {
-    plan: &'a Plan,
     settings: &'a Settings,
-    programs: &'a Programs,
+    program: &'a Program,
     /// What the interface had sent or dropped before; none if it does not say.
     left_before: Option<u64>,
 }
 
 impl Step<'_> {
     fn progress(&self) -> Result<Progress, EngineError> {
-        let sender = self.programs.progress()?;
+        let sender = self.program.progress()?;
         let since_start = clock::monotonic().nanoseconds() as u64 - sender.start;
         Ok(Progress {
             elapsed: Duration::from_nanos(if sender.start == 0 { 0 } else { since_start }),
             offered: sender.sent,
-            answered: self.programs.counts()?[Counter::Answered as usize],
+            answered: self.program.counts()?[Counter::Answered as usize],
         })
     }
 
@@ -215,7 +208,7 @@ impl Step<'_> {
         let (Some(before), Some(now)) = (self.left_before, packets_left(scene.ifindex)) else {
             return Ok(());
         };
-        let (sent, left) = (self.programs.progress()?.sent, now.saturating_sub(before));
+        let (sent, left) = (self.program.progress()?.sent, now.saturating_sub(before));
         if sent == 0 || left > 0 && sent <= 2 * (left + RING) {
             return Ok(());
         }
@@ -224,8 +217,8 @@ impl Step<'_> {
     }
 
     fn measured(&self) -> Result<Measured, EngineError> {
-        let (sender, counts) = (self.programs.progress()?, self.programs.counts()?);
-        let mut kisses = self.programs.kisses()?;
+        let (sender, counts) = (self.program.progress()?, self.program.counts()?);
+        let mut kisses = self.program.kisses()?;
         let unnamed = counts[Counter::KissUnnamed as usize];
         if unnamed > 0 {
             kisses.push((*b"????", unnamed));
@@ -244,9 +237,9 @@ impl Step<'_> {
             duplicates: counts[Counter::Duplicate as usize],
             flaws,
             unfinished_checksums: counts[Counter::Unfinished as usize],
-            round_trip: self.programs.histogram(Histogram::RoundTrip)?,
-            turnaround: self.programs.histogram(Histogram::Turnaround)?,
-            send_delay: self.programs.histogram(Histogram::SendDelay)?,
+            round_trip: self.program.histogram(Histogram::RoundTrip)?,
+            turnaround: self.program.histogram(Histogram::Turnaround)?,
+            send_delay: self.program.histogram(Histogram::SendDelay)?,
         })
     }
 }
@@ -264,20 +257,21 @@ fn takes_frames(interface: &str, ifindex: u32) -> Result<(), String> {
     }
 }
 
-/// What the programs have to know.
+/// What the program has to know.
 fn settings(scene: &Scene, template: &Template, plan: &Plan) -> Result<Settings, EngineError> {
-    let per_second = plan.rate.unwrap_or(SATURATED_MAX);
-    let open_at_once = per_second * plan.timeout.as_secs_f64();
+    let open_at_once = plan.rate.unwrap_or(SATURATED_MAX) * plan.timeout.as_secs_f64();
     let slots = f64::from(1_u32 << SLOT_BITS.end());
-    if open_at_once > slots {
+    if let Some(per_second) = plan.rate
+        && open_at_once > slots
+    {
         return Err(EngineError(format!(
             "at {per_second:.0} requests a second, a timeout of {:?} keeps {open_at_once:.0} of them open, more than {slots}",
             plan.timeout,
         )));
     }
-    // No rounding can make it more than 2^24.
-    let slot_bits = (open_at_once as u32).next_power_of_two().ilog2();
-    let sent_within = nanoseconds(plan.duration + GRACE);
+    let slot_bits = (open_at_once.min(slots).ceil() as u32).next_power_of_two().ilog2();
+    // Saturating, nothing is ever overdue.
+    let sent_within = nanoseconds(if plan.rate.is_some() { plan.duration + GRACE } else { plan.duration });
     if sent_within.saturating_add(nanoseconds(plan.timeout)) >> INTENDED_BITS != 0 {
         return Err(EngineError(format!(
             "a step of {:?} is too long: 78 hours are the limit",
@@ -334,7 +328,7 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// An address as the programs count it.
+/// An address as the program counts it.
 fn halves(address: IpAddr) -> (u64, u64) {
     match address {
         IpAddr::V4(address) => (0, address.to_bits().into()),

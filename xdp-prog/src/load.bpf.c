@@ -5,7 +5,7 @@
  * Owns: pacing, the varying fields of a request, the rules for replies (the second time: src/load/judge.rs is the
  * reference, and a test compares the two), latencies. Does not own: the template, the plan, or what is made of the counts.
  *
- * The one idea: `ask` is never attached. BPF_PROG_RUN calls it with one preset frame after the other, "live": what it
+ * The one idea: nothing arrives that starts `ask`. BPF_PROG_RUN calls it with one preset frame after the other, "live": what it
  * redirects really leaves. It cannot wait, so it drops the frame when nothing is due, and the kernel hands it to the
  * program again. So it does with frames that came back from the wire, as whoever had them last left them: over veth that
  * is the server, which may have turned the request into its reply right there.
@@ -249,8 +249,7 @@ static __always_inline void advance(struct load_progress *progress)
 	progress->due_fraction = fraction;
 }
 
-SEC("xdp")
-int ask(struct xdp_md *ctx)
+static __always_inline int ask_next(struct xdp_md *ctx)
 {
 	__u32 zero = 0, sequence, slot;
 	struct load_progress *progress = bpf_map_lookup_elem(&progress_of_sender, &zero);
@@ -521,9 +520,7 @@ static __always_inline int count_kiss(__u32 code)
 	return 1;
 }
 
-/* "xdp.frags", as in steer.bpf.c: for interfaces with a large MTU. */
-SEC("xdp.frags")
-int hear(struct xdp_md *ctx)
+static __always_inline int hear_one(struct xdp_md *ctx)
 {
 	__u64 now = bpf_ktime_get_ns(), latency = 0;
 	struct reply reply = {};
@@ -555,6 +552,31 @@ int hear(struct xdp_md *ctx)
 	if (judged < COUNTERS)
 		counters->counts[judged]++;
 	return XDP_DROP;
+}
+
+/*
+ * Both in one program, told apart by where a frame comes from: BPF_PROG_RUN's come from the loopback interface. One, since
+ * the kernel patches its dispatcher of XDP programs at the beginning and at the end of each BPF_PROG_RUN, and waits for all
+ * CPUs (tens of milliseconds without a request), unless the program is there already, as one that is attached is.
+ * "xdp.frags", as in steer.bpf.c: for interfaces with a large MTU.
+ */
+SEC("xdp.frags")
+int load(struct xdp_md *ctx)
+{
+	return ctx->ingress_ifindex == SETTINGS.ifindex ? hear_one(ctx) : ask_next(ctx);
+}
+
+/* Each by itself, for tests. */
+SEC("xdp")
+int ask(struct xdp_md *ctx)
+{
+	return ask_next(ctx);
+}
+
+SEC("xdp")
+int hear(struct xdp_md *ctx)
+{
+	return hear_one(ctx);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -15,9 +15,11 @@ static ALIGNED_OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("O
 /// The compiled ELF object, aligned to 8 bytes.
 pub static OBJECT: &[u8] = &ALIGNED_OBJECT.0;
 
-/// The program that sends requests, for `BPF_PROG_RUN`.
+/// The program: attached, it judges replies; in `BPF_PROG_RUN`, it sends requests.
+pub const PROGRAM: &str = "load";
+/// The part that sends requests, for tests.
 pub const PROGRAM_ASK: &str = "ask";
-/// The XDP program that judges replies.
+/// The part that judges replies, for tests.
 pub const PROGRAM_HEAR: &str = "hear";
 /// Read-only global: [`Settings`].
 pub const GLOBAL_SETTINGS: &str = "SETTINGS";

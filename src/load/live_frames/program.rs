@@ -1,8 +1,8 @@
-//! The kernel engine's two programs and their maps: loaded for one step, then read.
+//! The kernel engine's program and its maps: loaded for one step, then read.
 //!
-//! Owns: the BPF objects, and turning buckets into histograms. Does not own: when they run.
+//! Owns: the BPF objects, and turning buckets into histograms. Does not own: when it runs.
 //!
-//! The one idea a newcomer lacks: the programs' histograms have the same buckets as hdrhistogram's with three significant
+//! The one idea a newcomer lacks: the program's histograms have the same buckets as hdrhistogram's with three significant
 //! digits, so that nothing is rounded twice: the lowest value of a bucket stands for all of it.
 
 use crate::load::engine::EngineError;
@@ -18,9 +18,12 @@ use timeball_xdp_prog::load::{
 };
 use zerocopy::{transmute, transmute_ref};
 
-/// Sender and judge, and what they wrote.
-pub(super) struct Programs {
+/// Sender and judge in one, and what they wrote.
+pub(super) struct Program {
+    load: OwnedFd,
+    #[cfg(test)]
     ask: OwnedFd,
+    #[cfg(test)]
     hear: OwnedFd,
     progress: Array<MapData, [u8; size_of::<Progress>()]>,
     latencies: PerCpuArray<MapData, [u64; BUCKETS_PER_VALUE]>,
@@ -28,8 +31,8 @@ pub(super) struct Programs {
     kisses: HashMap<MapData, [u8; 4], u64>,
 }
 
-impl Programs {
-    /// Makes empty maps and loads both programs.
+impl Program {
+    /// Makes empty maps and loads the program.
     pub(super) fn load(settings: &Settings) -> Result<Self, EngineError> {
         let bytes: &[u8; size_of::<Settings>()] = transmute_ref!(settings);
         // The object has no CO-RE relocations: without the kernel's BTF, loading takes 25 MB and 20 ms less.
@@ -38,9 +41,12 @@ impl Programs {
             .override_global(object::GLOBAL_SETTINGS, bytes, true)
             .map_max_entries(object::MAP_OUTSTANDING, 1 << settings.slot_bits)
             .load(object::OBJECT)
-            .map_err(|error| in_words("make the maps of the load generator's programs", &error))?;
+            .map_err(|error| in_words("make the maps of the load generator's program", &error))?;
         Ok(Self {
+            load: load(&mut ebpf, object::PROGRAM)?,
+            #[cfg(test)]
             ask: load(&mut ebpf, object::PROGRAM_ASK)?,
+            #[cfg(test)]
             hear: load(&mut ebpf, object::PROGRAM_HEAR)?,
             progress: take(&mut ebpf, object::MAP_PROGRESS)?,
             latencies: take(&mut ebpf, object::MAP_LATENCIES)?,
@@ -49,12 +55,19 @@ impl Programs {
         })
     }
 
+    /// The program to attach and to run.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.load.as_fd()
+    }
+
     /// The sender.
+    #[cfg(test)]
     pub(super) fn ask(&self) -> BorrowedFd<'_> {
         self.ask.as_fd()
     }
 
     /// The judge.
+    #[cfg(test)]
     pub(super) fn hear(&self) -> BorrowedFd<'_> {
         self.hear.as_fd()
     }
@@ -108,9 +121,9 @@ impl Programs {
     }
 }
 
-impl fmt::Debug for Programs {
+impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Programs").finish_non_exhaustive()
+        f.debug_struct("Program").finish_non_exhaustive()
     }
 }
 
@@ -148,7 +161,7 @@ fn load(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd, EngineError> {
 }
 
 fn unreadable(error: MapError) -> EngineError {
-    in_words("read what the load generator's programs counted", &error)
+    in_words("read what the load generator's program counted", &error)
 }
 
 /// aya's own text for a failed system call leaves the cause to `source()`.

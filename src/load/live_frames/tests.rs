@@ -1,7 +1,7 @@
-//! The two programs by themselves, through BPF test-run: frames and judgements, each compared with the Rust they repeat.
+//! Sender and judge by themselves, through BPF test-run: frames and judgements, each compared with the Rust they repeat.
 //! They need the right to load BPF programs, and say SKIP without. `tests/load_live_frames.rs` has them in a network.
 
-use super::program::{Programs, lowest_of_bucket};
+use super::program::{Program, lowest_of_bucket};
 use super::*;
 use crate::load::clients::Clients;
 use crate::load::judge::{Judgement, judge};
@@ -39,8 +39,8 @@ fn plan() -> Plan {
 }
 
 /// The programs of a scene; `None`, having said so, where loading is not allowed.
-fn load(scene: &Scene, plan: &Plan) -> Option<Programs> {
-    match Programs::load(&settings(scene, &Template::new(scene), plan).unwrap()) {
+fn load(scene: &Scene, plan: &Plan) -> Option<Program> {
+    match Program::load(&settings(scene, &Template::new(scene), plan).unwrap()) {
         Ok(programs) => Some(programs),
         Err(error) if error.0.contains("Operation not permitted") => {
             let test = std::thread::current().name().unwrap_or("test").to_owned();
@@ -356,13 +356,16 @@ fn plans_that_do_not_fit_are_refused() {
     let scene = scene("10.99.8.0/22", 1);
     let template = Template::new(&scene);
     let refused = |plan: Plan| settings(&scene, &template, &plan).unwrap_err().0;
-    assert!(refused(Plan { timeout: Duration::from_secs(60), ..plan() }).contains("timeout"));
+    let slow = Plan { rate: Some(1e6), timeout: Duration::from_secs(60), ..plan() };
+    assert!(refused(slow).contains("timeout"));
     assert!(refused(Plan { duration: Duration::from_secs(300_000), ..plan() }).contains("78 hours"));
     let long = Plan { rate: Some(1e6), duration: Duration::from_secs(5000), ..plan() };
     assert!(refused(long).contains("5000000000 requests"));
     let small = settings(&scene, &template, &Plan { rate: Some(10.0), ..plan() }).unwrap();
     let large = settings(&scene, &template, &plan()).unwrap();
     assert_eq!((small.slot_bits, large.slot_bits), (16, 24));
+    let paced = Plan { rate: Some(1e6), timeout: Duration::from_secs(1), ..plan() };
+    assert_eq!(settings(&scene, &template, &paced).unwrap().slot_bits, 20);
 }
 
 #[test]
