@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 /// NTP's port (RFC 5905 section 7.1).
-const NTP_PORT: u16 = 123;
+pub(super) const NTP_PORT: u16 = 123;
 
 /// Samples of one query at most: at the pace of a polite client that is a minute or two.
 const SAMPLES_MAX: i64 = 64;
@@ -63,6 +63,17 @@ pub enum Command {
     Status(StatusArguments),
     /// Show the clients that ask the running daemon most
     Clients(ClientsArguments),
+    /// Load a server with many clients' requests and measure how it answers
+    ///
+    /// A load test, not a weapon: only private, shared and link-local addresses may be targets or sources, unless
+    /// --target-is-mine. Needs root, or CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF.
+    #[cfg(feature = "load")]
+    #[command(after_long_help = super::load::args::EXAMPLES)]
+    Load(Box<super::load::args::LoadArguments>),
+    /// Make one page of several load tests, side by side
+    #[cfg(feature = "load")]
+    #[command(after_long_help = super::load::args::REPORT_EXAMPLES)]
+    Report(super::load::args::ReportArguments),
 }
 
 const SERVE_EXAMPLES: &str = "\
@@ -319,7 +330,11 @@ mod tests {
 
     #[test]
     fn help_fits_and_has_examples() {
-        for name in ["serve", "check", "query"] {
+        let mut names = vec!["serve", "check", "query"];
+        if cfg!(feature = "load") {
+            names.extend(["load", "report"]);
+        }
+        for name in names {
             let mut command = Arguments::command();
             let subcommand = command.find_subcommand_mut(name).expect("it is there");
             let help = subcommand.render_long_help().to_string();

@@ -7,6 +7,8 @@
 
 pub mod args;
 mod check;
+#[cfg(feature = "load")]
+mod load;
 mod log;
 mod query;
 mod show;
@@ -31,15 +33,21 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let socket = arguments.socket.as_deref();
     let result = match &arguments.command {
-        Command::Serve(serve) => load(serve.config.as_deref(), &serve.overrides(socket)).and_then(|config| {
-            start_log(config.log);
-            daemon::serve(&config).map_err(|error| Failure::new(error.exit_code(), error))
-        }),
-        Command::Check(check) => load(check.config.as_deref(), &check.overrides(socket))
+        Command::Serve(serve) => {
+            configuration(serve.config.as_deref(), &serve.overrides(socket)).and_then(|config| {
+                start_log(config.log);
+                daemon::serve(&config).map_err(|error| Failure::new(error.exit_code(), error))
+            })
+        }
+        Command::Check(check) => configuration(check.config.as_deref(), &check.overrides(socket))
             .and_then(|config| check::check(&config, check)),
         Command::Query(query) => query::query(query),
         Command::Status(status) => show::status(&daemon_socket(socket), status.json),
         Command::Clients(clients) => show::clients(&daemon_socket(socket), clients.top, clients.json),
+        #[cfg(feature = "load")]
+        Command::Load(arguments) => load::load(arguments),
+        #[cfg(feature = "load")]
+        Command::Report(arguments) => load::report(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,7 +87,7 @@ fn daemon_socket(flag: Option<&str>) -> std::path::PathBuf {
     config::socket_to_ask(flag, Path::new(DEFAULT_PATH))
 }
 
-fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Config, Failure> {
+fn configuration(file: Option<&Path>, overrides: &Overrides) -> Result<Config, Failure> {
     let file = config::file_to_load(file, overrides, Path::new(DEFAULT_PATH));
     Config::load(file.as_deref(), overrides).map_err(|problems: Problems| Failure::new(WRONG_INPUT, problems))
 }

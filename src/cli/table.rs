@@ -1,5 +1,8 @@
 //! Columns that line up.
 
+/// What may follow a number in a column of numbers.
+const UNITS: [&str; 4] = [" ns", " us", " ms", " s"];
+
 /// Joins rows into lines, each column as wide as its widest cell; numbers (and "-") to the right, words to the
 /// left. The first row is the heading.
 pub(super) fn columns(rows: &[Vec<String>]) -> String {
@@ -25,6 +28,7 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
 }
 
 fn is_number(cell: &str) -> bool {
+    let cell = UNITS.iter().find_map(|unit| cell.strip_suffix(unit)).unwrap_or(cell);
     cell == "-"
         || cell.starts_with(|first: char| first.is_ascii_digit() || first == '+')
             && cell.chars().all(|character| !character.is_alphabetic() && character != ':')
@@ -52,6 +56,8 @@ mod tests {
         let rows =
             [["name", "count"], ["a", "1"], ["longer", "1 234"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(columns(&rows), "name    count\na           1\nlonger  1 234\n");
+        let rows = [["p50"], ["6.1 us"], ["12 ms"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(columns(&rows), "   p50\n6.1 us\n 12 ms\n");
     }
 
     #[test]

@@ -21,7 +21,8 @@ const UNITS: [(&str, i64); 7] = [
 
 /// Reads a duration that is not negative: a decimal number, a unit, at most one space between. `None` for anything
 /// else, for fractions of a nanosecond, and beyond 68 years (what [`NtpDuration`] holds).
-pub(super) fn parse(text: &str) -> Option<NtpDuration> {
+#[must_use]
+pub fn parse(text: &str) -> Option<NtpDuration> {
     let unit_start = text.find(|character: char| character.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at_checked(unit_start)?;
     let (_, unit_nanoseconds) = UNITS.into_iter().find(|(name, _)| *name == unit)?;

@@ -20,6 +20,7 @@ mod raw;
 mod section;
 mod values;
 
+pub use duration::parse as parse_duration;
 pub use model::{
     Access, Clients, Config, Datapath, Interface, LogLevel, Policy, RateLimit, Reference, Source, XdpMode,
 };

@@ -19,6 +19,14 @@ pub const PORTS: u64 = 65536 - FIRST_PORT as u64;
 /// Where an IPv6 address counts from: the 64-bit half that differs between clients.
 const UPPER: u32 = 64;
 
+impl DoNotFit {
+    /// How many would fit.
+    #[must_use]
+    pub const fn room(&self) -> u64 {
+        self.room
+    }
+}
+
 /// Some clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Clients {
@@ -90,6 +98,20 @@ impl Clients {
         self.shift
     }
 
+    /// Whether one of them has this address.
+    #[must_use]
+    pub fn contain(&self, address: IpAddr) -> bool {
+        let distance = match (self.first, address) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                u128::from(address.to_bits().wrapping_sub(first.to_bits()))
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => address.to_bits().wrapping_sub(first.to_bits()),
+            _ => return false,
+        };
+        let step = distance >> self.shift;
+        step << self.shift == distance && step < u128::from(self.addresses)
+    }
+
     /// Client number `index` modulo the count: its address and port.
     #[must_use]
     pub fn get(&self, index: u64) -> (IpAddr, u16) {
@@ -158,6 +180,9 @@ mod tests {
             }
             let addresses: HashSet<_> = seen.iter().map(|client| client.0).collect();
             assert_eq!(addresses.len() as u64, all.addresses());
+            for address in net.hosts().take(300).chain([net.network(), net.broadcast()]) {
+                assert_eq!(all.contain(address), addresses.contains(&address), "{address}");
+            }
         }
     }
 

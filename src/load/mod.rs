@@ -7,8 +7,22 @@
 //! latency counts from there. A server that stalls for a second is charged for every request of that second, not just
 //! for the one a waiting client would have had in flight (the mistake called coordinated omission).
 
+pub mod af_xdp;
+pub mod choose;
 pub mod clients;
 pub mod engine;
+pub mod hdr_log;
 pub mod judge;
+pub mod live_frames;
+pub mod page;
+pub mod plan;
 pub mod record;
+pub mod redirect;
 pub mod request;
+pub mod resolve;
+pub mod run;
+pub mod scope;
+pub mod tally;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod xsk;

@@ -108,6 +108,33 @@ pub struct Step {
     pub send_delay: Latencies,
 }
 
+/// Why a text is no record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It is another version's.
+    #[error("format {0}: must be {FORMAT}, made by another version of timeball")]
+    Format(u32),
+    /// It is something else.
+    #[error("not the record of a run (timeball load --json): {0}")]
+    Other(#[from] serde_json::Error),
+}
+
+impl Run {
+    /// Reads what `--json` printed.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn from_json(text: &str) -> Result<Self, RecordError> {
+        // Another version's record may lack or have anything but this.
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: u32,
+        }
+        let Versioned { format } = serde_json::from_str(text)?;
+        if format == FORMAT { Ok(serde_json::from_str(text)?) } else { Err(RecordError::Format(format)) }
+    }
+}
+
 impl Step {
     /// `lost` and `late`, as a share of `offered`, 0 to 1. Without an offer: 0.
     #[must_use]
@@ -186,6 +213,19 @@ mod tests {
         assert_eq!((record.count, record.min), (5, 1));
         assert!(record.max.abs_diff(59_000_000_000) < 59_000_000, "{}", record.max);
         assert_eq!(record.histogram().unwrap(), histogram);
+    }
+
+    #[test]
+    fn a_run_survives_its_json_and_other_formats_are_refused() {
+        let run = crate::load::testing::run();
+        let text = serde_json::to_string_pretty(&run).unwrap();
+        assert_eq!(Run::from_json(&text).unwrap(), run);
+        let error = Run::from_json(r#"{"format": 2, "whatever": []}"#).unwrap_err().to_string();
+        assert_eq!(error, "format 2: must be 1, made by another version of timeball");
+        for other in ["", "{}", "[1]", r#"{"format": 1}"#] {
+            let error = Run::from_json(other).unwrap_err().to_string();
+            assert!(error.starts_with("not the record of a run"), "{error}");
+        }
     }
 
     #[test]

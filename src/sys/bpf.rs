@@ -1,6 +1,7 @@
 //! The `bpf(2)` commands that aya does not offer, or hides the cause of failure of.
 //!
-//! Owns: loading a device-bound program, making and breaking the link that attaches an XDP program, and the kernel's test run.
+//! Owns: loading a device-bound program, making, changing and breaking the link that attaches an XDP program, and the kernel's
+//! test run, which can also send.
 //! Does not own: maps and the plain program (aya), nor what the error codes mean to a user (`datapath::steering`).
 //!
 //! The one idea a newcomer lacks: every command takes a prefix of the kernel's `union bpf_attr`, and the kernel reads
@@ -8,8 +9,8 @@
 #![allow(unsafe_code)]
 
 use aya_obj::generated::{
-    BPF_F_XDP_DEV_BOUND_ONLY, BPF_F_XDP_HAS_FRAGS, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type,
-    bpf_cmd, bpf_insn, bpf_prog_type,
+    BPF_F_TEST_XDP_LIVE_FRAMES, BPF_F_XDP_DEV_BOUND_ONLY, BPF_F_XDP_HAS_FRAGS, XDP_FLAGS_DRV_MODE,
+    XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_type,
 };
 use std::ffi::CStr;
 use std::io;
@@ -55,6 +56,15 @@ struct LinkCreate {
     interface_index: u32,
     attach_type: u32,
     flags: u32,
+}
+
+/// `BPF_LINK_UPDATE`'s part of `union bpf_attr`.
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
 }
 
 /// `BPF_LINK_DETACH`'s part of `union bpf_attr`.
@@ -177,6 +187,16 @@ pub fn create_xdp_link(program: impl AsFd, interface_index: u32, mode: AttachMod
     Ok(owned(fd))
 }
 
+/// Puts another XDP program in the place of the link's, between two frames.
+///
+/// # Errors
+/// What the kernel said: ENOLINK once the interface is gone.
+pub fn update_xdp_link(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    let mut update = LinkUpdate { link: raw(&link), program: raw(&program), flags: 0, old_program: 0 };
+    // SAFETY: `update` holds no addresses.
+    unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut update) }.map(drop)
+}
+
 /// Takes the program of a link off its interface, before this returns.
 ///
 /// Closing the link does the same, but only once nobody else holds it, and any child process does between fork and exec.
@@ -268,6 +288,32 @@ pub fn test_run_xdp(program: impl AsFd, input: &TestRunInput<'_>) -> io::Result<
         frame,
         duration: Duration::from_nanos(run.duration_nanoseconds.into()),
     })
+}
+
+/// Most frames of one batch of [`run_live_frames`] (`TEST_XDP_MAX_BATCH`).
+pub const LIVE_BATCH_MAX: u32 = 256;
+
+/// Runs an XDP program on `repeat` frames that are real: what it redirects leaves, what it passes the kernel receives, as
+/// from the loopback interface. Linux 5.18 or newer.
+///
+/// Each frame begins as a copy of `frame`, but frames that the program dropped, or that came back from where they were
+/// sent, return as they were left. Redirected frames leave at the end of each batch of `batch` frames, up to
+/// [`LIVE_BATCH_MAX`], during which the CPU does nothing else. A CPU is kept busy until `repeat` frames are through.
+///
+/// # Errors
+/// EINTR when a signal came: some frames are through. Otherwise what the kernel said.
+pub fn run_live_frames(program: impl AsFd, frame: &[u8], repeat: u32, batch: u32) -> io::Result<()> {
+    let mut run = TestRun {
+        program: raw(&program),
+        data_in_length: length(frame),
+        data_in: frame.as_ptr() as u64,
+        repeat,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: batch,
+        ..TestRun::default()
+    };
+    // SAFETY: `run` points at `frame` with its true length, which outlives the call and is only read.
+    unsafe { bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut run) }.map(drop)
 }
 
 /// One `bpf(2)` call. libc has no wrapper for it.

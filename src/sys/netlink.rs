@@ -1,5 +1,5 @@
-//! netlink(7): the socket that tells of links and addresses, what the `netdev` family knows of a device, and
-//! getifaddrs(3) for where netlink is refused.
+//! netlink(7): the socket that tells of links and addresses, what the `netdev` family knows of a device, what a link has
+//! sent, and getifaddrs(3) for where netlink is refused.
 //!
 //! Owns: sockets, bytes and errno. Does not own: what rtnetlink messages mean (`datapath::interface`).
 //!
@@ -49,6 +49,14 @@ impl NetlinkSocket {
             libc::NETLINK_ROUTE,
             libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR,
         )
+    }
+
+    /// A NETLINK_ROUTE socket that hears nothing but answers.
+    ///
+    /// # Errors
+    /// Those of socket(2) and bind(2).
+    pub fn open_route_requests() -> io::Result<Self> {
+        Self::open(libc::NETLINK_ROUTE, 0)
     }
 
     fn open(protocol: libc::c_int, groups: libc::c_int) -> io::Result<Self> {
@@ -141,6 +149,28 @@ impl NetlinkSocket {
         match self.receive(buffer)? {
             Received::Nothing => Err(io::Error::new(io::ErrorKind::TimedOut, "netlink did not answer")),
             received => Ok(received),
+        }
+    }
+}
+
+impl NetlinkSocket {
+    /// Sends one request, on a socket that hears of nothing else, and returns the payload of its one answer: empty for
+    /// a mere acknowledgement.
+    ///
+    /// # Errors
+    /// The kernel's refusal, and what the socket calls report.
+    pub fn ask(&self, kind: u16, flags: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
+        self.send(&message(kind, libc::NLM_F_REQUEST as u16 | flags, 1, payload))?;
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        let Received::Datagram(length) = self.receive_answer(&mut buffer)? else {
+            return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+        };
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let answer = NetlinkBuffer::new_checked(&buffer[..length]).map_err(invalid)?;
+        match answer.message_type() {
+            NLMSG_ERROR if answer.payload().starts_with(&[0; 4]) => Ok(Vec::new()),
+            NLMSG_ERROR => Err(error_of(answer.payload())),
+            _ => Ok(answer.payload().to_vec()),
         }
     }
 }
@@ -245,8 +275,46 @@ pub fn device_features(ifindex: u32) -> io::Result<DeviceFeatures> {
     Ok(features)
 }
 
+/// What an interface has sent since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transmitted {
+    /// Packets.
+    pub packets: u64,
+    /// Packets that it dropped instead.
+    pub dropped: u64,
+}
+
+// linux/rtnetlink.h, linux/if_link.h
+const RTM_GETSTATS: u16 = 94;
+const IFLA_STATS_LINK_64: u16 = 1;
+/// Octets of struct if_stats_msg: family and padding, index, bit mask of the attributes wanted.
+const STATS_HEADER: usize = 12;
+/// Where in struct rtnl_link_stats64 they lie.
+const TX_PACKETS: usize = 8;
+const TX_DROPPED: usize = 56;
+
+/// Asks for the counters of an interface of the calling thread's network namespace.
+///
+/// # Errors
+/// `ENODEV` for an unknown index, and what the socket calls report.
+pub fn transmitted(ifindex: u32) -> io::Result<Transmitted> {
+    let socket = NetlinkSocket::open_route_requests()?;
+    let mask = 1_u32 << (IFLA_STATS_LINK_64 - 1);
+    let payload = [[0; 4], ifindex.to_ne_bytes(), mask.to_ne_bytes()].concat();
+    let mut transmitted = None;
+    ask(&socket, RTM_GETSTATS, &payload, STATS_HEADER, |kind, value| {
+        let counter = |at: usize| value.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
+        if kind == IFLA_STATS_LINK_64
+            && let (Some(packets), Some(dropped)) = (counter(TX_PACKETS), counter(TX_DROPPED))
+        {
+            transmitted = Some(Transmitted { packets, dropped });
+        }
+    })?;
+    transmitted.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// One netlink attribute, padded to four octets.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(8 + value.len());
     bytes.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
     bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -261,22 +329,23 @@ fn ask_generic(
     family: u16,
     command: u8,
     attributes: &[u8],
+    see: impl FnMut(u16, &[u8]),
+) -> io::Result<()> {
+    ask(socket, family, &[&[command, 1, 0, 0], attributes].concat(), GENERIC_HEADER, see)
+}
+
+/// Sends one request and shows each attribute of its one answer, which come behind `header` octets, to `see`.
+fn ask(
+    socket: &NetlinkSocket,
+    kind: u16,
+    payload: &[u8],
+    header: usize,
     mut see: impl FnMut(u16, &[u8]),
 ) -> io::Result<()> {
-    let payload = [&[command, 1, 0, 0], attributes].concat();
-    socket.send(&message(family, libc::NLM_F_REQUEST as u16, 1, &payload))?;
-    let mut buffer = vec![0; DATAGRAM_MAX];
-    let Received::Datagram(length) = socket.receive_answer(&mut buffer)? else {
-        return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
-    };
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let answer = NetlinkBuffer::new_checked(&buffer[..length]).map_err(invalid)?;
-    if answer.message_type() == NLMSG_ERROR {
-        return Err(error_of(answer.payload()));
-    }
-    let attributes = answer.payload().get(GENERIC_HEADER..).ok_or(io::ErrorKind::InvalidData)?;
+    let answer = socket.ask(kind, 0, payload)?;
+    let attributes = answer.get(header..).ok_or(io::ErrorKind::InvalidData)?;
     for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute.map_err(invalid)?;
+        let attribute = attribute.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         see(attribute.kind(), attribute.value());
     }
     Ok(())
@@ -398,5 +467,14 @@ mod tests {
     fn an_unknown_device_is_an_error() {
         let error = device_features(u32::MAX >> 1).unwrap_err();
         assert!(matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)), "{error}");
+        assert_eq!(transmitted(u32::MAX >> 1).unwrap_err().raw_os_error(), Some(libc::ENODEV));
+    }
+
+    #[test]
+    fn what_loopback_sends_is_counted() {
+        let before = transmitted(1).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        assert!(transmitted(1).unwrap().packets > before.packets);
     }
 }

@@ -317,6 +317,13 @@ impl XdpSocket {
     }
 }
 
+impl From<OwnedFd> for XdpSocket {
+    /// An AF_XDP socket that somebody else made; of another descriptor every request fails.
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
 impl AsFd for XdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,16 @@ pub const CLIENT: &str = "10.99.1.2";
 
 /// Runs `what` inside the client's network namespace.
 pub fn as_client<T: Send>(lab: &Lab, what: impl FnOnce() -> T + Send) -> T {
-    let namespace = File::open(lab.client_namespace()).unwrap();
+    inside(&lab.client_namespace(), what)
+}
+
+/// Runs `what` inside the server's network namespace.
+pub fn as_server<T: Send>(lab: &Lab, what: impl FnOnce() -> T + Send) -> T {
+    inside(&lab.server_namespace(), what)
+}
+
+fn inside<T: Send>(namespace: &Path, what: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(namespace).unwrap();
     std::thread::scope(|scope| {
         let inside = scope.spawn(move || {
             // SAFETY: setns takes no pointers, the descriptor is open, and it moves this thread only.

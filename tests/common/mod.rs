@@ -136,6 +136,11 @@ impl Lab {
         PathBuf::from(format!("/run/netns/tb-{}-c", self.name))
     }
 
+    /// The file that stands for the server's.
+    pub fn server_namespace(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/tb-{}-s", self.name))
+    }
+
     /// Runs `ip ARGUMENTS` on the server, which has to succeed.
     #[track_caller]
     pub fn server_ip(&self, arguments: &str) -> String {

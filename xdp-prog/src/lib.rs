@@ -6,6 +6,11 @@
 //! The one idea a newcomer lacks: `src/shared.h` is the C side of this file. Both assert the same sizes and offsets, and
 //! the tests below compare the numbers and the verdicts with the header's text, so neither can move alone.
 
+#[cfg(feature = "load")]
+pub mod load;
+#[cfg(feature = "load")]
+pub mod load_redirect;
+
 use std::mem::{offset_of, size_of};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

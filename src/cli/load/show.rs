@@ -1,0 +1,310 @@
+//! A run as people read it: tables, a histogram, warnings.
+//!
+//! Owns: text. Does not own: numbers (`load::record`).
+//!
+//! The one idea a newcomer lacks: a generator that was late or could not send what was asked measures itself, so that
+//! is said, and as loudly as the result.
+
+use super::super::table::{columns, grouped};
+use crate::load::record::{Latencies, Run, Step};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Longest bar of the histogram, in characters.
+const BAR: f64 = 50.0;
+
+/// The generator offered less than this share of what was asked: it is the limit. (The last request of a step leaves
+/// one interval before its end, so even a perfect one misses 1 in `rate`.)
+const OFFERED_SHARE_MIN: f64 = 0.98;
+
+/// The generator's own lateness is more than this share of the latency: it is what was measured.
+const SEND_DELAY_SHARE_MAX: f64 = 0.25;
+
+/// Everything about a run, but for [`warnings`].
+pub(super) fn text(run: &Run) -> String {
+    let mut text = format!(
+        "{} over {}, asked by {} clients of {}, engine {}\n\nround trip, from the time a request should have left\n",
+        run.target,
+        run.interface,
+        grouped(run.clients),
+        run.sources,
+        run.engine
+    );
+    text.push_str(&requests(&run.steps));
+    if run.steps.iter().any(|step| step.turnaround.count > 0) {
+        text.push_str("\nserver's turnaround, T3 - T2\n");
+        text.push_str(&turnarounds(&run.steps));
+    }
+    let oddities: Vec<_> = run.steps.iter().map(|step| (rate(step), oddities(step))).collect();
+    for (rate, oddities) in oddities.iter().filter(|(_, oddities)| !oddities.is_empty()) {
+        let _ = writeln!(text, "\nat {rate}/s: {}", oddities.join("; "));
+    }
+    if let [step] = run.steps.as_slice() {
+        text.push_str(&histogram(&step.round_trip));
+    }
+    text
+}
+
+fn requests(steps: &[Step]) -> String {
+    let counts = |step: &Step| {
+        [
+            rate(step),
+            grouped(step.offered_per_second.round() as u64),
+            grouped(step.answered_per_second.round() as u64),
+            percent(step.lost, step.offered),
+            grouped(step.late),
+        ]
+    };
+    let heading = [
+        "asked/s",
+        "offered/s",
+        "answered/s",
+        "lost %",
+        "late",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "p99.99",
+        "max",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(steps.iter().map(|step| [&counts(step)[..], &percentiles(&step.round_trip)].concat()));
+    columns(&rows)
+}
+
+fn turnarounds(steps: &[Step]) -> String {
+    let heading = ["asked/s", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(steps.iter().map(|step| [&[rate(step)], &percentiles(&step.turnaround)[..]].concat()));
+    columns(&rows)
+}
+
+fn percentiles(latencies: &Latencies) -> [String; 6] {
+    let Latencies { p50, p90, p99, p99_9, p99_99, max, .. } = *latencies;
+    [p50, p90, p99, p99_9, p99_99, max].map(|value| match latencies.count {
+        0 => "-".to_owned(),
+        _ => latency(value),
+    })
+}
+
+fn rate(step: &Step) -> String {
+    step.intended_per_second.map_or("all it can".to_owned(), |rate| grouped(rate.round() as u64))
+}
+
+/// What only deserves a line when it is there.
+fn oddities(step: &Step) -> Vec<String> {
+    let mut found = Vec::new();
+    let listed = |counts: &BTreeMap<String, u64>| {
+        counts
+            .iter()
+            .map(|(name, count)| format!("{name} {}", grouped(*count)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if !step.kisses.is_empty() {
+        found.push(format!("refused by kiss-o'-death: {}", listed(&step.kisses)));
+    }
+    if !step.invalid.is_empty() {
+        found.push(format!("wrong replies: {}", listed(&step.invalid)));
+    }
+    let unfinished =
+        "replies with a UDP checksum that was left for hardware to finish (usual on veth): not verified";
+    let counts = [
+        (step.duplicates, "duplicate replies"),
+        (step.send_failures, "requests that the interface did not take, not counted as offered"),
+        (step.unfinished_checksums, unfinished),
+    ];
+    found.extend(
+        counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{} {what}", grouped(*count))),
+    );
+    found
+}
+
+/// What makes these numbers the generator's and not the server's.
+pub(super) fn warnings(run: &Run) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for step in &run.steps {
+        let Some(intended) = step.intended_per_second else { continue };
+        let limit = "the generator, not the server, is the limit";
+        if step.offered_per_second < OFFERED_SHARE_MIN * intended {
+            let offered = grouped(step.offered_per_second.round() as u64);
+            warnings.push(format!("asked for {}/s, but only {offered}/s were sent: {limit}", rate(step)));
+        }
+        let (late, whole) = (step.send_delay.p99, step.round_trip.p99);
+        if step.round_trip.count > 0 && late as f64 > SEND_DELAY_SHARE_MAX * whole as f64 {
+            warnings.push(format!(
+                "at {}/s, 99 % of requests left up to {} late, which is part of the round trip ({} for 99 %): {limit}",
+                rate(step),
+                latency(late),
+                latency(whole)
+            ));
+        }
+    }
+    warnings
+}
+
+/// What to look at when no request at all had its right reply.
+pub(super) fn hint(run: &Run) -> Option<String> {
+    let sum = |count: fn(&Step) -> u64| run.steps.iter().map(count).sum::<u64>();
+    if sum(|step| step.answered) > 0 {
+        return None;
+    }
+    let (target, sources) = (&run.target, &run.sources);
+    Some(if sum(|step| step.offered) == 0 {
+        "nothing was sent".to_owned()
+    } else if sum(|step| step.late) > 0 {
+        "every right reply was late: give a longer --timeout or a lower --rate".to_owned()
+    } else if sum(|step| step.kisses.values().sum()) > 0 {
+        format!("{target} refused every request by kiss-o'-death: see its rate limit and access list")
+    } else if sum(|step| step.invalid.values().sum()) > 0 {
+        format!("no reply was right: is {target} a synchronised server (or, with --echo, a bare reflector)?")
+    } else {
+        format!(
+            "no reply came: does {target} serve NTP to {sources}, and has it a route (and neighbours) back to there?"
+        )
+    })
+}
+
+/// Bars by powers of two, each with the share of the replies in it and the share up to it.
+fn histogram(latencies: &Latencies) -> String {
+    let mut text = String::new();
+    let Some(histogram) = latencies.histogram().filter(|histogram| !histogram.is_empty()) else {
+        return text;
+    };
+    let floor = |value: u64| 63 - value.max(1).leading_zeros();
+    let (first, last) = (floor(latencies.min), floor(latencies.max));
+    let total = histogram.len() as f64;
+    let counts: Vec<u64> =
+        (first..=last).map(|power| histogram.count_between(1 << power, (2 << power) - 1)).collect();
+    let largest = counts.iter().copied().max().unwrap_or(1).max(1) as f64;
+    let mut rows = vec![["round trip up to", "replies", "so far", ""].map(str::to_owned).to_vec()];
+    let mut sum = 0;
+    for (power, count) in (first..=last).zip(counts) {
+        sum += count;
+        let bar = "#".repeat((count as f64 / largest * BAR).ceil() as usize);
+        let share = |count: u64| format!("{:.3}", 100.0 * count as f64 / total);
+        rows.push(vec![latency((2 << power) - 1), share(count), share(sum), bar]);
+    }
+    rows[0][1].push_str(" %");
+    rows[0][2].push_str(" %");
+    let _ = write!(text, "\n{}", columns(&rows));
+    text
+}
+
+/// Three significant digits and a unit; `nanoseconds` up to minutes.
+fn latency(nanoseconds: u64) -> String {
+    let value = nanoseconds as f64;
+    let (value, unit) = match value {
+        ..999.5 => return format!("{nanoseconds} ns"),
+        ..999.5e3 => (value / 1e3, "us"),
+        ..999.5e6 => (value / 1e6, "ms"),
+        _ => (value / 1e9, "s"),
+    };
+    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.digits$} {unit}")
+}
+
+/// Two digits behind the point, or as many as it takes to see that it is not nothing.
+fn percent(part: u64, whole: u64) -> String {
+    let percent = if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 };
+    if percent == 0.0 || percent >= 0.01 { format!("{percent:.2}") } else { format!("{percent:.6}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::testing;
+
+    #[test]
+    fn latencies_have_three_digits() {
+        let cases = [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1000, "1.00 us"),
+            (9_994, "9.99 us"),
+            (9_996, "10.0 us"),
+            (99_960, "100 us"),
+            (999_499, "999 us"),
+            (999_500, "1.00 ms"),
+            (12_345_678, "12.3 ms"),
+            (60_000_000_000, "60.0 s"),
+        ];
+        for (nanoseconds, text) in cases {
+            assert_eq!(latency(nanoseconds), text);
+        }
+        assert_eq!([percent(0, 0), percent(1, 3), percent(1, 1_000_000)], ["0.00", "33.33", "0.000100"]);
+    }
+
+    #[test]
+    fn a_sweep_shows_every_step_and_what_was_odd() {
+        let text = text(&testing::run());
+        let expected = "\
+10.99.1.1:123 over tb0, asked by 1 000 clients of 10.99.8.0/22, engine live-frames
+
+round trip, from the time a request should have left
+asked/s     offered/s  answered/s  lost %  late      p50      p90      p99    p99.9   p99.99      max
+1 000           1 000         995    0.25     1  6.00 us  2.00 ms  2.00 ms  2.00 ms  2.00 ms  2.00 ms
+all it can      1 000         995    0.25     1  6.00 us  2.00 ms  2.00 ms  2.00 ms  2.00 ms  2.00 ms
+
+server's turnaround, T3 - T2
+";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains("\n1 000       800 ns  900 ns  900 ns  900 ns  900 ns  900 ns\n"), "{text}");
+        let odd =
+            "at 1 000/s: refused by kiss-o'-death: RATE 4; wrong replies: origin 2; 1 990 replies with a UDP";
+        assert!(text.contains(odd), "{text}");
+        assert!(!text.contains('#'), "{text}");
+    }
+
+    #[test]
+    fn one_step_has_its_histogram() {
+        let mut run = testing::run();
+        run.steps.truncate(1);
+        let text = text(&run);
+        let bars: Vec<&str> = text.lines().filter(|line| line.contains('#')).collect();
+        assert_eq!(bars.len(), 2, "{text}");
+        assert_eq!(
+            bars[0].split_whitespace().collect::<Vec<_>>(),
+            ["8.19", "us", "80.000", "80.000", &"#".repeat(50)]
+        );
+        assert_eq!(
+            bars[1].split_whitespace().collect::<Vec<_>>(),
+            ["2.10", "ms", "20.000", "100.000", &"#".repeat(13)]
+        );
+    }
+
+    #[test]
+    fn a_generator_that_is_the_limit_is_named() {
+        let mut run = testing::run();
+        assert_eq!(warnings(&run), [""; 0]);
+        run.steps[0].offered_per_second = 900.0;
+        run.steps[1].offered_per_second = 900.0;
+        run.steps[0].send_delay.p99 = 1_000_000;
+        let warnings = warnings(&run);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].starts_with("asked for 1 000/s, but only 900/s were sent: the generator"));
+        assert!(warnings[1].contains("left up to 1.00 ms late"), "{}", warnings[1]);
+    }
+
+    #[test]
+    fn silence_has_a_hint_for_each_of_its_causes() {
+        let mut run = testing::run();
+        run.steps.truncate(1);
+        assert_eq!(hint(&run), None);
+        run.steps[0].answered = 0;
+        let mut says = |change: fn(&mut Step), text: &str| {
+            let hint = hint(&run).expect(text);
+            assert!(hint.contains(text), "{hint}");
+            change(&mut run.steps[0]);
+        };
+        says(|step| step.late = 0, "--timeout");
+        says(|step| step.kisses.clear(), "kiss-o'-death");
+        says(|step| step.invalid.clear(), "--echo");
+        says(|step| step.offered = 0, "a route (and neighbours) back");
+        says(|_| (), "nothing was sent");
+    }
+}

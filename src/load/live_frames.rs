@@ -1,0 +1,342 @@
+//! The kernel engine: requests leave by `BPF_PROG_RUN` with live frames, replies are judged and counted by an XDP program.
+//!
+//! Owns: the run of a step. Does not own: pacing, judging and counting (`xdp-prog/src/load.bpf.c`), the programs and their
+//! maps (`program`), the request (`request`).
+//!
+//! The one idea a newcomer lacks: nothing per packet happens in this process. It starts a system call of about a tenth of a
+//! second, during which the kernel runs the sender on one preset frame after the other, reads the counters, and starts the
+//! next. So it keeps one CPU busy at any rate: sending is a loop that asks the clock.
+//!
+//! Weaker than a real sender in two ways. A frame that the next device refuses is gone and counts as lost, never as
+//! `send_failures`: on veth that is the server's receive ring being full, and a server must not look better for it. And
+//! where nothing on the other side takes redirected frames, all of them vanish; [`LiveFrames::suits`] asks for that before
+//! a run, and a run that sees none of its requests leave ends with an error.
+
+mod program;
+
+use self::program::Programs;
+use super::engine::{Engine, EngineError, Expect, Measured, Plan, Progress, Scene};
+use super::judge::Flaw;
+use super::request::Template;
+use crate::sys::bpf::{AttachMode, create_xdp_link, detach_xdp_link, run_live_frames, update_xdp_link};
+use crate::sys::clock;
+use crate::sys::ethtool::Ethtool;
+use crate::sys::netlink::{device_features, transmitted};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::thread::sleep;
+use std::time::Duration;
+use timeball_xdp_prog::load::{Counter, FLAWS, Histogram, INTENDED_BITS, Settings};
+
+/// How long one system call should run: progress is seen that often.
+const CALL: Duration = Duration::from_millis(120);
+/// Frames of the first call, before their speed is known, and of any later one.
+const REPEAT_FIRST: u32 = 4096;
+const REPEAT_MAX: u32 = 1 << 24;
+
+/// Frames of a batch where throughput counts. Half of veth's receive ring, which so has room for one whole batch while the
+/// other is being received.
+const BATCH: u32 = 128;
+/// Where latency counts: what is redirected leaves at the end of its batch, and the CPU receives nothing during it.
+const BATCH_PACED: u32 = 8;
+/// Below this rate, in requests a second, latency counts.
+const PACED_BELOW: f64 = 500_000.0;
+
+/// What was due before the end of a step may be sent for so long after it.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// The table of outstanding requests has between 2^16 entries (512 kB; see `INTENDED_BITS`) and 2^24 (128 MB).
+const SLOT_BITS: std::ops::RangeInclusive<u32> = 16..=24;
+/// Requests a second that saturating may reach, for the size of that table. Twice what was ever seen.
+const SATURATED_MAX: f64 = 5_000_000.0;
+
+/// When it has to be clear that requests leave at all, after the start; at the latest at the end.
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
+/// Frames that may be on their way, neither received nor dropped: veth's receive ring.
+const RING: u64 = 256;
+
+/// `NETDEV_XDP_ACT_NDO_XMIT` of linux/netdev.h: what is redirected to the device leaves.
+const REDIRECT_TARGET: u64 = 1 << 2;
+
+const VANISH: &str = "frames redirected to it vanish unless its peer has an XDP program in driver mode or GRO (there: ethtool -K INTERFACE gro on)";
+
+/// The engine, with its judge attached to the interface. Dropping it detaches the judge.
+#[derive(Debug)]
+pub struct LiveFrames {
+    scene: Scene,
+    template: Template,
+    link: OwnedFd,
+}
+
+impl LiveFrames {
+    /// Is this engine the right choice for an interface of the calling thread's network namespace? It is for veth, where
+    /// AF_XDP sends slower than what it has to load.
+    ///
+    /// # Errors
+    /// Why not, in words for the user.
+    pub fn suits(interface: &str, ifindex: u32) -> Result<(), String> {
+        let driver = Ethtool::open()
+            .and_then(|ethtool| ethtool.driver(interface))
+            .map_err(|error| format!("{interface}: driver unknown: {error}"))?;
+        if driver.name != "veth" {
+            return Err(format!("{interface} is not veth but {}, which AF_XDP serves well", driver.name));
+        }
+        takes_frames(interface, ifindex)
+    }
+
+    /// Attaches the judge to the scene's interface, in driver mode or else in the generic one, from a thread in its network
+    /// namespace. From now on replies from the target's port are taken; all else passes to the kernel.
+    ///
+    /// # Errors
+    /// No privilege, a kernel too old (before 5.18), an XDP program that is there already.
+    pub fn open(scene: &Scene) -> Result<Self, EngineError> {
+        let template = Template::new(scene);
+        let nothing = Plan { rate: None, duration: Duration::ZERO, timeout: Duration::ZERO, nonce: 0 };
+        let programs = Programs::load(&settings(scene, &template, &nothing)?)?;
+        let link = create_xdp_link(programs.hear(), scene.ifindex, AttachMode::Driver)
+            .or_else(|_| create_xdp_link(programs.hear(), scene.ifindex, AttachMode::Skb))
+            .map_err(|error| {
+                let cause = match error.raw_os_error() {
+                    Some(libc::EBUSY | libc::EEXIST) => ": it has another XDP program",
+                    _ => "",
+                };
+                EngineError(format!("cannot attach to {}: {error}{cause}", scene.interface))
+            })?;
+        Ok(Self { scene: scene.clone(), template, link })
+    }
+
+    /// Runs the sender until the step is over or `progress` says stop. Returns whether to wait for replies.
+    fn send(&self, step: &Step<'_>, progress: &mut dyn FnMut(Progress) -> bool) -> Result<bool, EngineError> {
+        let batch = match step.plan.rate {
+            Some(rate) if rate < PACED_BELOW => BATCH_PACED,
+            _ => BATCH,
+        };
+        let (mut repeat, mut leaves) = (REPEAT_FIRST, false);
+        loop {
+            let before = clock::monotonic();
+            match run_live_frames(step.programs.ask(), self.template.bytes(), repeat, batch) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(EngineError(format!(
+                        "cannot send by BPF_PROG_RUN with live frames: {error}"
+                    )));
+                }
+                // A signal is for others to act upon, through `progress`.
+                _ => {}
+            }
+            let took = clock::monotonic().nanoseconds_since(before).max(1) as u64;
+            // Idle frames are ten times faster than sent ones; at most doubling keeps a change of pace from making a call
+            // endless.
+            let fitting = u128::from(repeat) * CALL.as_nanos() / u128::from(took);
+            repeat = u32::try_from(fitting).unwrap_or(u32::MAX).min(repeat * 2).clamp(batch, REPEAT_MAX);
+
+            let now = step.progress()?;
+            if !leaves && now.elapsed > LEAVE_WITHIN {
+                step.check_that_requests_leave(&self.scene)?;
+                leaves = true;
+            }
+            if !progress(now) {
+                return Ok(false);
+            }
+            if now.offered >= step.settings.requests_max
+                || now.elapsed.as_nanos() > u128::from(step.settings.sent_within)
+            {
+                if !leaves {
+                    // The last of them may be on their way yet.
+                    sleep(Duration::from_millis(10));
+                    step.check_that_requests_leave(&self.scene)?;
+                }
+                return Ok(true);
+            }
+        }
+    }
+}
+
+impl Engine for LiveFrames {
+    fn run(
+        &mut self,
+        plan: &Plan,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Measured, EngineError> {
+        let settings = settings(&self.scene, &self.template, plan)?;
+        // New maps are empty, so every step has programs of its own; the old ones go with the link's update.
+        let programs = Programs::load(&settings)?;
+        update_xdp_link(&self.link, programs.hear())
+            .map_err(|error| EngineError(format!("{}: XDP link lost: {error}", self.scene.interface)))?;
+        let left_before = packets_left(self.scene.ifindex);
+        let step = Step { plan, settings: &settings, programs: &programs, left_before };
+        if self.send(&step, progress)? {
+            let since = clock::monotonic();
+            let waited = || Duration::from_nanos(clock::monotonic().nanoseconds_since(since).max(0) as u64);
+            while waited() < plan.timeout {
+                sleep(CALL.min(plan.timeout.saturating_sub(waited())));
+                if !progress(step.progress()?) {
+                    break;
+                }
+            }
+        }
+        step.measured()
+    }
+}
+
+impl Drop for LiveFrames {
+    fn drop(&mut self) {
+        if let Err(error) = detach_xdp_link(&self.link) {
+            // Closing the link, which happens next, detaches too; only perhaps a moment later.
+            tracing::debug!(interface = self.scene.interface, %error, "XDP link not detached by request");
+        }
+    }
+}
+
+/// A step that runs.
+struct Step<'a> {
+    plan: &'a Plan,
+    settings: &'a Settings,
+    programs: &'a Programs,
+    /// What the interface had sent or dropped before; none if it does not say.
+    left_before: Option<u64>,
+}
+
+impl Step<'_> {
+    fn progress(&self) -> Result<Progress, EngineError> {
+        let sender = self.programs.progress()?;
+        let since_start = clock::monotonic().nanoseconds() as u64 - sender.start;
+        Ok(Progress {
+            elapsed: Duration::from_nanos(if sender.start == 0 { 0 } else { since_start }),
+            offered: sender.sent,
+            answered: self.programs.counts()?[Counter::Answered as usize],
+        })
+    }
+
+    /// A redirect that fails is seen by nobody: neither the program nor the caller of `BPF_PROG_RUN` hears of it. But the
+    /// interface counts what left and (veth) what its peer had no room for.
+    fn check_that_requests_leave(&self, scene: &Scene) -> Result<(), EngineError> {
+        let (Some(before), Some(now)) = (self.left_before, packets_left(scene.ifindex)) else {
+            return Ok(());
+        };
+        let (sent, left) = (self.programs.progress()?.sent, now.saturating_sub(before));
+        if sent == 0 || left > 0 && sent <= 2 * (left + RING) {
+            return Ok(());
+        }
+        let interface = &scene.interface;
+        Err(EngineError(format!("of {sent} requests only {left} left {interface}: {VANISH}")))
+    }
+
+    fn measured(&self) -> Result<Measured, EngineError> {
+        let (sender, counts) = (self.programs.progress()?, self.programs.counts()?);
+        let mut kisses = self.programs.kisses()?;
+        let unnamed = counts[Counter::KissUnnamed as usize];
+        if unnamed > 0 {
+            kisses.push((*b"????", unnamed));
+        }
+        let mut flaws = [0; Flaw::COUNT];
+        flaws.copy_from_slice(&counts[..FLAWS]);
+        Ok(Measured {
+            // To the last departure: for a sender that keeps up that is the last intended time, and one that does not
+            // must not claim the rate that was intended.
+            duration: Duration::from_nanos(sender.last - sender.start),
+            offered: sender.sent,
+            send_failures: 0,
+            answered: counts[Counter::Answered as usize],
+            late: counts[Counter::Late as usize],
+            kisses,
+            duplicates: counts[Counter::Duplicate as usize],
+            flaws,
+            unfinished_checksums: counts[Counter::Unfinished as usize],
+            round_trip: self.programs.histogram(Histogram::RoundTrip)?,
+            turnaround: self.programs.histogram(Histogram::Turnaround)?,
+            send_delay: self.programs.histogram(Histogram::SendDelay)?,
+        })
+    }
+}
+
+/// Packets that left the interface or that it dropped. None if it does not say.
+fn packets_left(ifindex: u32) -> Option<u64> {
+    transmitted(ifindex).ok().map(|counters| counters.packets + counters.dropped)
+}
+
+/// Does what is redirected to the interface leave it? A kernel that does not say (before 6.3) is believed to.
+fn takes_frames(interface: &str, ifindex: u32) -> Result<(), String> {
+    match device_features(ifindex) {
+        Ok(features) if features.xdp & REDIRECT_TARGET == 0 => Err(format!("{interface}: {VANISH}")),
+        _ => Ok(()),
+    }
+}
+
+/// What the programs have to know.
+fn settings(scene: &Scene, template: &Template, plan: &Plan) -> Result<Settings, EngineError> {
+    let per_second = plan.rate.unwrap_or(SATURATED_MAX);
+    let open_at_once = per_second * plan.timeout.as_secs_f64();
+    let slots = f64::from(1_u32 << SLOT_BITS.end());
+    if open_at_once > slots {
+        return Err(EngineError(format!(
+            "at {per_second:.0} requests a second, a timeout of {:?} keeps {open_at_once:.0} of them open, more than {slots}",
+            plan.timeout,
+        )));
+    }
+    // No rounding can make it more than 2^24.
+    let slot_bits = (open_at_once as u32).next_power_of_two().ilog2();
+    let sent_within = nanoseconds(plan.duration + GRACE);
+    if sent_within.saturating_add(nanoseconds(plan.timeout)) >> INTENDED_BITS != 0 {
+        return Err(EngineError(format!(
+            "a step of {:?} is too long: 78 hours are the limit",
+            plan.duration
+        )));
+    }
+    // The number of a request has 32 bits.
+    let numbers = 1_u64 << 32;
+    let (interval, requests_max) = match plan.rate {
+        None => (0.0, numbers),
+        Some(rate) => (1e9 / rate, ((rate * plan.duration.as_secs_f64()).round() as u64).max(1)),
+    };
+    if requests_max > numbers {
+        return Err(EngineError(format!(
+            "{requests_max} requests in one step: {numbers} are the limit, lower the rate or the duration"
+        )));
+    }
+    let (ip_sum, udp_sum) = template.sums();
+    let (first_upper, first_lower) = halves(scene.clients.first());
+    let mut target = [0; 16];
+    match scene.target {
+        IpAddr::V4(address) => target[..4].copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => target = address.octets(),
+    }
+    Ok(Settings {
+        first_upper,
+        first_lower,
+        clients: scene.clients.count(),
+        addresses: scene.clients.addresses(),
+        interval: interval as u64,
+        interval_fraction: (interval.fract() * 2_f64.powi(64)) as u64,
+        requests_max,
+        sent_within,
+        timeout: nanoseconds(plan.timeout),
+        target,
+        nonce: plan.nonce,
+        ifindex: scene.ifindex,
+        slot_bits: slot_bits.clamp(*SLOT_BITS.start(), *SLOT_BITS.end()),
+        port: scene.port,
+        ip_sum,
+        udp_sum,
+        is_v6: scene.target.is_ipv6().into(),
+        differ_in_upper: (scene.clients.shift() != 0).into(),
+        saturate: plan.rate.is_none().into(),
+        is_echo: (scene.expect == Expect::Echo).into(),
+        padding: [0; 2],
+    })
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// An address as the programs count it.
+fn halves(address: IpAddr) -> (u64, u64) {
+    match address {
+        IpAddr::V4(address) => (0, address.to_bits().into()),
+        IpAddr::V6(address) => ((address.to_bits() >> 64) as u64, address.to_bits() as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests;

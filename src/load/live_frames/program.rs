@@ -1,0 +1,163 @@
+//! The kernel engine's two programs and their maps: loaded for one step, then read.
+//!
+//! Owns: the BPF objects, and turning buckets into histograms. Does not own: when they run.
+//!
+//! The one idea a newcomer lacks: the programs' histograms have the same buckets as hdrhistogram's with three significant
+//! digits, so that nothing is rounded twice: the lowest value of a bucket stands for all of it.
+
+use crate::load::engine::EngineError;
+use crate::load::record::empty_histogram;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use timeball_xdp_prog::load as object;
+use timeball_xdp_prog::load::{
+    BUCKET_BITS, BUCKETS_PER_VALUE, COUNTERS, Histogram, Progress, Settings, VALUES_PER_HISTOGRAM,
+};
+use zerocopy::{transmute, transmute_ref};
+
+/// Sender and judge, and what they wrote.
+pub(super) struct Programs {
+    ask: OwnedFd,
+    hear: OwnedFd,
+    progress: Array<MapData, [u8; size_of::<Progress>()]>,
+    latencies: PerCpuArray<MapData, [u64; BUCKETS_PER_VALUE]>,
+    counts: PerCpuArray<MapData, [u64; COUNTERS]>,
+    kisses: HashMap<MapData, [u8; 4], u64>,
+}
+
+impl Programs {
+    /// Makes empty maps and loads both programs.
+    pub(super) fn load(settings: &Settings) -> Result<Self, EngineError> {
+        let bytes: &[u8; size_of::<Settings>()] = transmute_ref!(settings);
+        // The object has no CO-RE relocations: without the kernel's BTF, loading takes 25 MB and 20 ms less.
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .override_global(object::GLOBAL_SETTINGS, bytes, true)
+            .map_max_entries(object::MAP_OUTSTANDING, 1 << settings.slot_bits)
+            .load(object::OBJECT)
+            .map_err(|error| in_words("make the maps of the load generator's programs", &error))?;
+        Ok(Self {
+            ask: load(&mut ebpf, object::PROGRAM_ASK)?,
+            hear: load(&mut ebpf, object::PROGRAM_HEAR)?,
+            progress: take(&mut ebpf, object::MAP_PROGRESS)?,
+            latencies: take(&mut ebpf, object::MAP_LATENCIES)?,
+            counts: take(&mut ebpf, object::MAP_COUNTS)?,
+            kisses: take(&mut ebpf, object::MAP_KISSES)?,
+        })
+    }
+
+    /// The sender.
+    pub(super) fn ask(&self) -> BorrowedFd<'_> {
+        self.ask.as_fd()
+    }
+
+    /// The judge.
+    pub(super) fn hear(&self) -> BorrowedFd<'_> {
+        self.hear.as_fd()
+    }
+
+    /// How far the sender is.
+    pub(super) fn progress(&self) -> Result<Progress, EngineError> {
+        self.progress.get(&0, 0).map(|bytes| transmute!(bytes)).map_err(unreadable)
+    }
+
+    /// Puts the sender somewhere else.
+    #[cfg(test)]
+    pub(super) fn set_progress(&mut self, progress: Progress) {
+        let bytes: [u8; size_of::<Progress>()] = transmute!(progress);
+        self.progress.set(0, bytes, 0).expect("the map has this entry");
+    }
+
+    /// What the judge counted: per flaw, then per `Counter`.
+    pub(super) fn counts(&self) -> Result<[u64; COUNTERS], EngineError> {
+        let mut sums = [0; COUNTERS];
+        for one_cpu in self.counts.get(&0, 0).map_err(unreadable)?.iter() {
+            for (sum, count) in sums.iter_mut().zip(one_cpu) {
+                *sum += count;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Kiss codes and how often each came.
+    pub(super) fn kisses(&self) -> Result<Vec<([u8; 4], u64)>, EngineError> {
+        let mut kisses = self.kisses.iter().collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+        kisses.sort_unstable();
+        Ok(kisses)
+    }
+
+    /// A histogram, summed over CPUs.
+    pub(super) fn histogram(&self, which: Histogram) -> Result<hdrhistogram::Histogram<u64>, EngineError> {
+        let mut histogram = empty_histogram();
+        for part in 0..VALUES_PER_HISTOGRAM {
+            let key = which as u32 * VALUES_PER_HISTOGRAM + part;
+            let per_cpu = self.latencies.get(&key, 0).map_err(unreadable)?;
+            for at in 0..BUCKETS_PER_VALUE {
+                let count: u64 = per_cpu.iter().map(|buckets| buckets[at]).sum();
+                if count > 0 {
+                    let value = lowest_of_bucket(u64::from(part) * BUCKETS_PER_VALUE as u64 + at as u64);
+                    // The program counts nothing above LATENCY_MAX, which the histogram holds.
+                    let _ = histogram.record_n(value, count);
+                }
+            }
+        }
+        Ok(histogram)
+    }
+}
+
+impl fmt::Debug for Programs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Programs").finish_non_exhaustive()
+    }
+}
+
+/// The smallest value, in nanoseconds, that is counted in a bucket.
+pub(super) const fn lowest_of_bucket(bucket: u64) -> u64 {
+    let per_octave = 1 << (BUCKET_BITS - 1);
+    if bucket < 2 * per_octave {
+        return bucket;
+    }
+    let shift = bucket / per_octave - 1;
+    (bucket - shift * per_octave) << shift
+}
+
+/// The map of that name, out of the loaded object and as its Rust type.
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, EngineError> {
+    let map =
+        ebpf.take_map(name).ok_or_else(|| EngineError(format!("the built-in object has no map {name}")))?;
+    T::try_from(map).map_err(|error| EngineError(format!("the built-in object's map {name}: {error}")))
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd, EngineError> {
+    let missing = || EngineError(format!("the built-in object has no program {name}"));
+    let program: &mut Xdp = ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
+    program.load().map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            // The verifier's last lines say what it did not like.
+            let log = verifier_log.to_string();
+            let last: Vec<&str> = log.lines().rev().take(4).collect();
+            EngineError(format!("the kernel refused the program {name}: {io_error}; {}", last.join("; ")))
+        }
+        other => in_words(&format!("load the program {name}"), &other),
+    })?;
+    let fd = program.fd().map_err(|error| in_words(&format!("use the program {name}"), &error))?;
+    fd.as_fd().try_clone_to_owned().map_err(|error| in_words("duplicate a descriptor", &error))
+}
+
+fn unreadable(error: MapError) -> EngineError {
+    in_words("read what the load generator's programs counted", &error)
+}
+
+/// aya's own text for a failed system call leaves the cause to `source()`.
+fn in_words(what: &str, error: &(dyn std::error::Error + 'static)) -> EngineError {
+    let mut text = format!("cannot {what}: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    EngineError(text)
+}

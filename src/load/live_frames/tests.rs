@@ -1,0 +1,396 @@
+//! The two programs by themselves, through BPF test-run: frames and judgements, each compared with the Rust they repeat.
+//! They need the right to load BPF programs, and say SKIP without. `tests/load_live_frames.rs` has them in a network.
+
+use super::program::{Programs, lowest_of_bucket};
+use super::*;
+use crate::load::clients::Clients;
+use crate::load::judge::{Judgement, judge};
+use crate::load::record::{LATENCY_MAX_NANOSECONDS, empty_histogram};
+use crate::load::request::cookie;
+use crate::sys::bpf::{TestRunInput, test_run_xdp};
+use crate::wire::{Checksum, Frame};
+use proptest::prelude::*;
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use timeball_xdp_prog::load::{COUNTERS, LATENCY_MAX, Progress as Sender};
+
+const NONCE: u32 = 0xdead_beef;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+
+fn scene(prefix: &str, count: u64) -> Scene {
+    let is_v4 = prefix.contains('.');
+    Scene {
+        interface: "lo".into(),
+        ifindex: 1,
+        source_mac: [2, 0, 0, 0, 0, 1],
+        target_mac: [2, 0, 0, 0, 0, 2],
+        target: if is_v4 { "10.99.1.1" } else { "fd99:1::1" }.parse().unwrap(),
+        port: 123,
+        clients: Clients::new(prefix.parse().unwrap(), count).unwrap(),
+        expect: Expect::Ntp,
+    }
+}
+
+/// All that can be asked for at once is due at once.
+fn plan() -> Plan {
+    Plan { rate: None, duration: Duration::from_secs(3600), timeout: Duration::from_secs(3), nonce: NONCE }
+}
+
+/// The programs of a scene; `None`, having said so, where loading is not allowed.
+fn load(scene: &Scene, plan: &Plan) -> Option<Programs> {
+    match Programs::load(&settings(scene, &Template::new(scene), plan).unwrap()) {
+        Ok(programs) => Some(programs),
+        Err(error) if error.0.contains("Operation not permitted") => {
+            let test = std::thread::current().name().unwrap_or("test").to_owned();
+            std::io::stderr().write_all(format!("\nSKIP {test}: {error}\n").as_bytes()).unwrap();
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// One run: the verdict, and the frame as it is then.
+fn run(program: BorrowedFd<'_>, frame: &[u8]) -> (u32, Vec<u8>) {
+    let input = TestRunInput { metadata: &[], frame, queue: None, repeat: 1 };
+    let outcome = test_run_xdp(program, &input).unwrap();
+    (outcome.verdict, outcome.frame)
+}
+
+#[test]
+fn requests_are_those_of_the_template() {
+    for (prefix, count) in [
+        ("10.99.8.0/22", 1),
+        ("10.99.8.0/22", 1000),
+        ("10.99.1.2/32", 64512),
+        ("10.99.0.0/16", 500_000),
+        ("10.99.8.4/31", 9),
+        ("fd99:2::/48", 1000),
+        ("fd99:2::1/128", 500),
+        ("fd99:2::ffff:0/112", 100_000),
+        ("fd99:8000::/20", 10_000_000),
+    ] {
+        let scene = scene(prefix, count);
+        let template = Template::new(&scene);
+        let Some(mut programs) = load(&scene, &plan()) else { return };
+        let mut frame = template.bytes().to_vec();
+        // Around where the clients begin again, where the addresses do, and where the table does.
+        let addresses = scene.clients.addresses();
+        let starts =
+            [0, addresses - 1, count - 1, 2 * count - 1, 7 * count + addresses, 1 << 16, (1 << 32) - 4];
+        for start in starts {
+            let progress = Sender { sent: start, ..programs.progress().unwrap() };
+            programs.set_progress(progress);
+            for sequence in (start..start + 3).map(|sequence| sequence as u32) {
+                // The frame is what the last request left.
+                let (verdict, sent) = run(programs.ask(), &frame);
+                let mut expected = [0; crate::load::request::REQUEST_LENGTH_MAX];
+                let length = template.write(&mut expected, NONCE, sequence);
+                assert_eq!(sent, expected[..length], "{prefix}, {count} clients, request {sequence}");
+                assert_eq!(verdict, XDP_REDIRECT);
+                frame = sent;
+            }
+        }
+    }
+}
+
+/// Random numbers, the same in every run: xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn one_in(&mut self, chance: u64) -> bool {
+        self.below(chance) == 0
+    }
+}
+
+/// A reply to request `sequence`, right in most respects, and of any length.
+fn reply(scene: &Scene, sequence: u32, random: &mut Random) -> Vec<u8> {
+    let mut request = vec![0; crate::load::request::REQUEST_LENGTH_MAX];
+    let length = Template::new(scene).write(&mut request, NONCE, sequence);
+    request.truncate(length);
+    let header = length - 48;
+    if scene.expect == Expect::Ntp || random.one_in(10) {
+        let payload = &mut request[header..];
+        payload[0] = if random.one_in(8) { random.next() as u8 } else { 0x24 };
+        payload[1] = if random.one_in(4) { random.below(18) as u8 } else { 2 };
+        let code = [*b"RATE", *b"DENY", *b"rate", *b"RA\0\0", [10, 0, 0, 1]][random.below(5) as usize];
+        payload[12..16].copy_from_slice(&code);
+        payload.copy_within(40..48, 24);
+        let received = random.next() >> random.below(64);
+        let turnaround = random.next() >> random.below(64);
+        let sent = if random.one_in(16) { 0 } else { received.wrapping_add(turnaround) };
+        payload[32..40].copy_from_slice(&received.to_be_bytes());
+        payload[40..48].copy_from_slice(&sent.to_be_bytes());
+    }
+    // Some are longer, some shorter than a header, some to another client or of another port.
+    if random.one_in(4) {
+        let payload = if random.one_in(2) { random.below(60) } else { random.below(1473) } as usize;
+        request.resize(header + payload, random.next() as u8);
+        let udp = header - 8;
+        let udp_length = (payload + 8) as u16;
+        request[udp + 4..udp + 6].copy_from_slice(&udp_length.to_be_bytes());
+        if scene.target.is_ipv4() {
+            request[16..18].copy_from_slice(&(udp_length + 20).to_be_bytes());
+            request[24..26].fill(0);
+            let sum = Checksum::new().add_bytes(&request[14..34]).finish();
+            request[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            request[18..20].copy_from_slice(&udp_length.to_be_bytes());
+        }
+    }
+    let at = header - 8 + random.below(4) as usize;
+    if random.one_in(16) {
+        request[at] ^= 1 << random.below(8);
+    }
+    // Mends all checksums.
+    let frame = Frame::parse(&request).unwrap();
+    let payload = frame.payload().len();
+    frame.turn_round(&mut request, payload);
+    let checksum = header - 2..header;
+    match random.below(8) {
+        0 => request[checksum].fill(0),
+        1 => {
+            let addresses = if scene.target.is_ipv4() { 26..34 } else { 22..54 };
+            let pseudo = Checksum::new().add_bytes(&request[addresses]).add_word(17);
+            let pseudo = pseudo.add_word((payload + 8) as u16);
+            request[checksum].copy_from_slice(&(!pseudo.finish()).to_be_bytes());
+        }
+        _ => {}
+    }
+    // A quarter has some bit wrong, anywhere, or is cut or padded.
+    match random.below(16) {
+        0 => {
+            let at = random.below(request.len() as u64) as usize;
+            request[at] ^= 1 << random.below(8);
+        }
+        1 => {
+            let at = random.below(header as u64) as usize;
+            request[at] = random.next() as u8;
+        }
+        2 => request.truncate((14 + random.below(request.len() as u64 - 13) as usize).min(request.len())),
+        3 => request.resize(request.len() + random.below(20) as usize, 0xa5),
+        _ => {}
+    }
+    request
+}
+
+/// What the judge leaves to the kernel although the reference would look at it: tagged frames and the other family.
+fn is_left_alone(scene: &Scene, frame: &[u8]) -> bool {
+    frame[12..14] != if scene.target.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] }
+}
+
+/// How many random replies, spread over the scenes.
+const REPLIES: u32 = 40_000;
+
+#[test]
+fn replies_are_judged_as_the_reference_judges_them() {
+    let mut random = Random(0x7469_6d65_6261_6c6c);
+    let mut seen = [0; COUNTERS];
+    for (prefix, expect) in [
+        ("10.99.8.0/22", Expect::Ntp),
+        ("fd99:2::/48", Expect::Ntp),
+        ("10.99.8.0/22", Expect::Echo),
+        ("fd99:2::/116", Expect::Echo),
+    ] {
+        let scene = Scene { expect, ..scene(prefix, 1500) };
+        let Some(mut programs) = load(&scene, &plan()) else { return };
+        let template = Template::new(&scene);
+        let (mut turnarounds, mut kisses, mut frames) = (empty_histogram(), 0, 0);
+        // More than the table's worth, so that its slots are used again.
+        programs.set_progress(Sender { sent: 65_000, ..Sender::default() });
+        for sequence in 65_000..65_000 + REPLIES / 4 {
+            assert_eq!(run(programs.ask(), template.bytes()).0, XDP_REDIRECT);
+            let bytes = reply(&scene, sequence, &mut random);
+            let reference =
+                if is_left_alone(&scene, &bytes) { Judgement::NotOurs } else { judge(&scene, NONCE, &bytes) };
+            let mut expected = programs.counts().unwrap();
+            let verdict = match reference {
+                Judgement::NotOurs => XDP_PASS,
+                _ => XDP_DROP,
+            };
+            match reference {
+                Judgement::NotOurs => {}
+                Judgement::Wrong(flaw) => expected[flaw as usize] += 1,
+                // A right answer with a number that nobody asked with: a bit of the origin was wrong, and the client's
+                // address fits all the same.
+                Judgement::Right { sequence: other, .. } | Judgement::Kiss { sequence: other, .. }
+                    if other != sequence =>
+                {
+                    continue;
+                }
+                Judgement::Kiss { .. } => {
+                    expected[Counter::Kiss as usize] += 1;
+                    kisses += 1;
+                }
+                Judgement::Right { turnaround, unfinished, .. } => {
+                    expected[Counter::Answered as usize] += 1;
+                    expected[Counter::Unfinished as usize] += u64::from(unfinished);
+                    if let Some(turnaround) = turnaround {
+                        turnarounds.record(turnaround.min(LATENCY_MAX)).unwrap();
+                    }
+                }
+            }
+            let (was, frame) = run(programs.hear(), &bytes);
+            assert_eq!(
+                (was, programs.counts().unwrap()),
+                (verdict, expected),
+                "request {sequence}, {reference:?}: {bytes:02x?}"
+            );
+            assert_eq!(frame, bytes, "the judge changed the frame");
+            frames += 1;
+            // The same reply once more answers nothing.
+            let index = match reference {
+                Judgement::Right { .. } | Judgement::Kiss { .. } => Counter::Duplicate as usize,
+                _ => continue,
+            };
+            expected[index] += 1;
+            run(programs.hear(), &bytes);
+            assert_eq!(programs.counts().unwrap(), expected, "again, request {sequence}");
+        }
+        assert!(frames > REPLIES / 4 - 100, "{frames}");
+        let counts = programs.counts().unwrap();
+        let answered = counts[Counter::Answered as usize];
+        assert_eq!(programs.histogram(Histogram::RoundTrip).unwrap().len(), answered);
+        assert!(buckets(&programs.histogram(Histogram::Turnaround).unwrap()) == buckets(&turnarounds));
+        assert_eq!(programs.kisses().unwrap().iter().map(|kiss| kiss.1).sum::<u64>(), kisses);
+        for (seen, count) in seen.iter_mut().zip(counts) {
+            *seen += count;
+        }
+    }
+    for (counter, count) in seen.into_iter().enumerate() {
+        let never = [Counter::Late, Counter::NotOurs, Counter::KissUnnamed].map(|counter| counter as usize);
+        assert!(never.contains(&counter) == (count == 0), "counter {counter}: {count}");
+    }
+}
+
+/// What a histogram counts, without the smallest and the largest value, which it remembers more exactly.
+fn buckets(histogram: &hdrhistogram::Histogram<u64>) -> Vec<(u64, u64)> {
+    histogram.iter_recorded().map(|value| (value.value_iterated_to(), value.count_at_value())).collect()
+}
+
+/// A right reply to request `sequence`.
+fn right(scene: &Scene, sequence: u32) -> Vec<u8> {
+    let mut bytes = vec![0; crate::load::request::REQUEST_LENGTH_MAX];
+    let length = Template::new(scene).write(&mut bytes, NONCE, sequence);
+    bytes.truncate(length);
+    let payload = &mut bytes[length - 48..];
+    payload[..2].copy_from_slice(&[0x24, 1]);
+    payload.copy_within(40..48, 24);
+    payload[32..40].copy_from_slice(&cookie(5, 0).to_be_bytes());
+    payload[40..48].copy_from_slice(&cookie(5, 0).to_be_bytes());
+    Frame::parse(&bytes).unwrap().turn_round(&mut bytes, 48);
+    bytes
+}
+
+#[test]
+fn a_reply_is_late_after_the_timeout_and_wrong_before_its_request() {
+    for prefix in ["10.99.8.0/22", "fd99:2::/48"] {
+        let scene = scene(prefix, 1000);
+        let plan = Plan { timeout: Duration::from_millis(50), ..plan() };
+        let Some(programs) = load(&scene, &plan) else { return };
+        let hear = |sequence| {
+            let before = programs.counts().unwrap();
+            assert_eq!(run(programs.hear(), &right(&scene, sequence)).0, XDP_DROP);
+            let after = programs.counts().unwrap();
+            (0..COUNTERS).filter(|&at| before[at] != after[at]).collect::<Vec<_>>()
+        };
+        assert_eq!(hear(0), [Flaw::Origin as usize], "nothing was asked yet");
+        for _ in 0..3 {
+            run(programs.ask(), Template::new(&scene).bytes());
+        }
+        assert_eq!(hear(0), [Counter::Answered as usize]);
+        assert_eq!(hear(3), [Flaw::Origin as usize], "not asked yet");
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(hear(1), [Counter::Late as usize]);
+        assert_eq!(hear(1), [Counter::Duplicate as usize]);
+        let round_trip = programs.histogram(Histogram::RoundTrip).unwrap();
+        assert!(
+            round_trip.len() == 1 && round_trip.min() > 0 && round_trip.max() < 50_000_000,
+            "{round_trip:?}"
+        );
+        assert_eq!(programs.histogram(Histogram::Turnaround).unwrap().len(), 2);
+        assert_eq!(programs.histogram(Histogram::SendDelay).unwrap().len(), 3);
+    }
+}
+
+#[test]
+fn the_pace_does_not_drift() {
+    let scene = scene("10.99.8.0/22", 1);
+    for rate in [1.0, 3.0, 20_000.0, 333_333.3, 1_234_567.891] {
+        let plan = Plan { rate: Some(rate), duration: Duration::from_secs(2000), ..plan() };
+        let Some(mut programs) = load(&scene, &plan) else { return };
+        // So long ago that a thousand requests are overdue.
+        let start = clock::monotonic().nanoseconds() as u64 - (999.5 / rate * 1e9) as u64;
+        programs.set_progress(Sender { start, due: start, ..Sender::default() });
+        let frame = Template::new(&scene);
+        for _ in 0..1000 {
+            run(programs.ask(), frame.bytes());
+        }
+        let progress = programs.progress().unwrap();
+        assert_eq!(progress.sent, 1000, "at {rate}/s");
+        let exact = (1000.0 * 1e9 / rate) as u64;
+        assert!((progress.due - start).abs_diff(exact) <= 1, "at {rate}/s: {} {exact}", progress.due - start);
+        if rate < 10.0 {
+            assert_eq!(
+                run(programs.ask(), frame.bytes()).0,
+                XDP_DROP,
+                "request 1000 is not due yet at {rate}/s"
+            );
+        }
+    }
+}
+
+#[test]
+fn plans_that_do_not_fit_are_refused() {
+    let scene = scene("10.99.8.0/22", 1);
+    let template = Template::new(&scene);
+    let refused = |plan: Plan| settings(&scene, &template, &plan).unwrap_err().0;
+    assert!(refused(Plan { timeout: Duration::from_secs(60), ..plan() }).contains("timeout"));
+    assert!(refused(Plan { duration: Duration::from_secs(300_000), ..plan() }).contains("78 hours"));
+    let long = Plan { rate: Some(1e6), duration: Duration::from_secs(5000), ..plan() };
+    assert!(refused(long).contains("5000000000 requests"));
+    let small = settings(&scene, &template, &Plan { rate: Some(10.0), ..plan() }).unwrap();
+    let large = settings(&scene, &template, &plan()).unwrap();
+    assert_eq!((small.slot_bits, large.slot_bits), (16, 24));
+}
+
+#[test]
+fn flaws_are_counted_under_their_own_numbers() {
+    assert_eq!((Flaw::COUNT, LATENCY_MAX), (FLAWS, LATENCY_MAX_NANOSECONDS));
+    let header = include_str!("../../../xdp-prog/src/load.h");
+    let names: Vec<String> = header
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("JUDGED_")?.strip_suffix(','))
+        .map(str::to_lowercase)
+        .collect();
+    assert_eq!(names[..FLAWS], Flaw::ALL.map(Flaw::name));
+}
+
+/// `record` of load.bpf.c.
+fn bucket(nanoseconds: u64) -> u64 {
+    let shift = u64::from((64 - (nanoseconds >> 11).leading_zeros()).min(25));
+    (shift << 10) + (nanoseconds >> shift)
+}
+
+proptest! {
+    #[test]
+    fn a_buckets_lowest_value_is_in_the_same_bucket_of_hdrhistogram(bits in 0_u32..36, value: u64) {
+        let value = (value >> (63 - bits)).min(LATENCY_MAX);
+        let lowest = lowest_of_bucket(bucket(value));
+        prop_assert!(lowest <= value);
+        prop_assert_eq!(empty_histogram().lowest_equivalent(lowest), empty_histogram().lowest_equivalent(value));
+        prop_assert_eq!(bucket(lowest), bucket(value));
+    }
+}

@@ -1,0 +1,236 @@
+//! The books of a step: which requests are open, and what came of the others.
+//!
+//! Owns: the table of requests and the counts. Does not own: packets, the clock, or the rules for replies (`judge`).
+//!
+//! The one idea a newcomer lacks: the table is a ring of as many requests as can be open at once, so memory is bounded
+//! however long a run is. A request that was overwritten was sent long before the timeout: its reply is late.
+
+use super::engine::Measured;
+use super::judge::{Flaw, Judgement};
+
+/// Fewest and most requests that are remembered: the most are 32 MiB, two seconds of a million a second.
+const SLOTS_MIN: u64 = 1 << 12;
+const SLOTS_MAX: u64 = 1 << 21;
+
+/// Kiss codes that are told apart: RFC 5905 has 14. A server that makes up more cannot make us grow.
+const KISS_CODES_MAX: usize = 32;
+/// What the codes beyond count as.
+const OTHER_KISS: [u8; 4] = *b"????";
+
+/// A request.
+#[derive(Clone, Copy, Default, Debug)]
+struct Slot {
+    /// Its intended time, nanoseconds since the step began.
+    intended: u64,
+    sequence: u32,
+    /// It has its first reply.
+    closed: bool,
+}
+
+/// The books. All times are nanoseconds since the step began.
+#[derive(Debug)]
+pub struct Tally {
+    slots: Vec<Slot>,
+    timeout: u64,
+    closed: u64,
+    measured: Measured,
+}
+
+impl Tally {
+    /// For a step in which up to `open_max` requests are open at once; more are remembered as far as there is room.
+    #[must_use]
+    pub fn new(open_max: u64, timeout: u64) -> Self {
+        let slots = open_max.clamp(SLOTS_MIN, SLOTS_MAX).next_power_of_two();
+        Self {
+            slots: vec![Slot::default(); slots as usize],
+            timeout,
+            closed: 0,
+            measured: Measured::default(),
+        }
+    }
+
+    /// Request `sequence`, due at `intended`, left at `departed`. Sequences rise by one.
+    pub fn sent(&mut self, sequence: u32, intended: u64, departed: u64) {
+        *self.slot(sequence) = Slot { intended, sequence, closed: false };
+        self.measured.offered += 1;
+        self.measured.send_delay.saturating_record(departed.saturating_sub(intended));
+    }
+
+    /// `count` requests could not be sent.
+    pub fn failed(&mut self, count: u64) {
+        self.measured.send_failures += count;
+    }
+
+    /// A frame that arrived at `now`.
+    pub fn judged(&mut self, judgement: Judgement, now: u64) {
+        match judgement {
+            Judgement::NotOurs => {}
+            Judgement::Wrong(flaw) => self.wrong(flaw),
+            Judgement::Kiss { sequence, code } => {
+                if self.close(sequence).is_some() {
+                    self.kiss(code);
+                }
+            }
+            Judgement::Right { sequence, turnaround, unfinished } => {
+                let Some(intended) = self.close(sequence) else { return };
+                let round_trip = now.saturating_sub(intended);
+                if round_trip > self.timeout {
+                    self.measured.late += 1;
+                    return;
+                }
+                self.measured.answered += 1;
+                self.measured.unfinished_checksums += u64::from(unfinished);
+                self.measured.round_trip.saturating_record(round_trip);
+                if let Some(turnaround) = turnaround {
+                    self.measured.turnaround.saturating_record(turnaround);
+                }
+            }
+        }
+    }
+
+    /// Requests sent so far.
+    #[must_use]
+    pub const fn offered(&self) -> u64 {
+        self.measured.offered
+    }
+
+    /// Right replies so far.
+    #[must_use]
+    pub const fn answered(&self) -> u64 {
+        self.measured.answered
+    }
+
+    /// Has every request its reply?
+    #[must_use]
+    pub const fn all_closed(&self) -> bool {
+        self.closed >= self.measured.offered
+    }
+
+    /// What came of it all.
+    #[must_use]
+    pub fn finish(self) -> Measured {
+        self.measured
+    }
+
+    fn slot(&mut self, sequence: u32) -> &mut Slot {
+        // A power of two, and not zero: the index is in bounds.
+        let index = sequence as usize & (self.slots.len() - 1);
+        &mut self.slots[index]
+    }
+
+    /// The intended time of an open request, which is not open any more; `None`, and counted, for any other.
+    fn close(&mut self, sequence: u32) -> Option<u64> {
+        // Sequences count from 0, so any from here on has not been sent: somebody guessed.
+        if u64::from(sequence) >= self.measured.offered {
+            self.wrong(Flaw::Origin);
+            return None;
+        }
+        let slot = self.slot(sequence);
+        if slot.sequence != sequence {
+            self.measured.late += 1;
+            self.closed += 1;
+            return None;
+        }
+        if slot.closed {
+            self.measured.duplicates += 1;
+            return None;
+        }
+        slot.closed = true;
+        let intended = slot.intended;
+        self.closed += 1;
+        Some(intended)
+    }
+
+    fn wrong(&mut self, flaw: Flaw) {
+        self.measured.flaws[flaw as usize] += 1;
+    }
+
+    fn kiss(&mut self, code: [u8; 4]) {
+        let kisses = &mut self.measured.kisses;
+        let known = kisses.iter().position(|kiss| kiss.0 == code);
+        let code = if known.is_none() && kisses.len() >= KISS_CODES_MAX { OTHER_KISS } else { code };
+        match kisses.iter_mut().find(|kiss| kiss.0 == code) {
+            Some(kiss) => kiss.1 += 1,
+            None => kisses.push((code, 1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: u64 = 1_000_000;
+
+    fn right(sequence: u32) -> Judgement {
+        Judgement::Right { sequence, turnaround: Some(500), unfinished: false }
+    }
+
+    fn tally(requests: u32) -> Tally {
+        let mut tally = Tally::new(0, TIMEOUT);
+        for sequence in 0..requests {
+            tally.sent(sequence, u64::from(sequence) * 1000, u64::from(sequence) * 1000 + 7);
+        }
+        tally
+    }
+
+    #[test]
+    fn latency_counts_from_the_intended_time() {
+        let mut tally = tally(2);
+        tally.judged(right(1), 1250);
+        assert!(!tally.all_closed());
+        tally.judged(right(0), 3000);
+        assert!(tally.all_closed());
+        let measured = tally.finish();
+        assert_eq!((measured.offered, measured.answered), (2, 2));
+        assert_eq!((measured.round_trip.min(), measured.round_trip.len()), (250, 2));
+        assert_eq!((measured.turnaround.max(), measured.turnaround.len()), (500, 2));
+        assert_eq!(
+            (measured.send_delay.min(), measured.send_delay.max(), measured.send_delay.len()),
+            (7, 7, 2)
+        );
+    }
+
+    #[test]
+    fn second_replies_are_duplicates_and_do_not_count_again() {
+        let mut tally = tally(1);
+        tally.judged(right(0), 10);
+        tally.judged(right(0), 11);
+        tally.judged(Judgement::Kiss { sequence: 0, code: *b"RATE" }, 12);
+        let measured = tally.finish();
+        assert_eq!((measured.answered, measured.duplicates), (1, 2));
+        assert!(measured.kisses.is_empty());
+    }
+
+    #[test]
+    fn replies_after_the_timeout_are_late() {
+        let mut tally = tally(2);
+        tally.judged(right(0), TIMEOUT);
+        tally.judged(right(1), 1000 + TIMEOUT + 1);
+        let measured = tally.finish();
+        assert_eq!((measured.answered, measured.late, measured.round_trip.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn replies_to_forgotten_requests_are_late_and_to_unsent_ones_wrong() {
+        let mut tally = tally(SLOTS_MIN as u32 + 1);
+        tally.judged(right(0), 10);
+        tally.judged(right(SLOTS_MIN as u32 + 1), 11);
+        let measured = tally.finish();
+        assert_eq!((measured.late, measured.answered), (1, 0));
+        assert_eq!(measured.flaws[Flaw::Origin as usize], 1);
+    }
+
+    #[test]
+    fn kisses_are_counted_by_code_within_bounds() {
+        let mut tally = tally(100);
+        for sequence in 0..100_u32 {
+            let code = [b'A' + (sequence % 26) as u8, b'A' + (sequence / 26) as u8, b'X', b'X'];
+            tally.judged(Judgement::Kiss { sequence, code }, 10);
+        }
+        let measured = tally.finish();
+        assert_eq!(measured.kisses.len(), KISS_CODES_MAX + 1);
+        assert_eq!(measured.kisses.iter().map(|kiss| kiss.1).sum::<u64>(), 100);
+        assert_eq!(measured.kisses.last(), Some(&(OTHER_KISS, 100 - KISS_CODES_MAX as u64)));
+    }
+}

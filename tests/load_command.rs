@@ -1,0 +1,243 @@
+//! `timeball load` and `timeball report` as their users meet them: what they refuse, in which words and with which exit
+//! code, and what they make of stored runs. What an engine measures is tested with the engines.
+
+#![cfg(feature = "load")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Lab, can_have_labs, run, text};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn timeball(arguments: &[&str]) -> Output {
+    run(Command::new(env!("CARGO_BIN_EXE_timeball")).args(arguments))
+}
+
+/// The exit code is `code`, and standard error, with nothing on standard output, has all of `parts`.
+#[track_caller]
+fn says(output: &Output, code: i32, parts: &[&str]) {
+    assert_eq!(output.status.code(), Some(code), "{}", text(output));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    for part in parts {
+        assert!(stderr.contains(part), "standard error does not have {part:?}: {stderr}");
+    }
+    assert_eq!(output.stdout.len(), 0, "{}", text(output));
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+fn load(flags: &str) -> Output {
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    timeball(&[&["load", "--interface", "tb0"], &flags[..]].concat())
+}
+
+#[test]
+fn wrong_flags_are_the_users_error_and_named_with_value_and_range() {
+    let cases: [(&str, &[&str]); 9] = [
+        ("--target 10.99.1.1 --rate 0", &["--rate", "'0'", "1 to 100M"]),
+        ("--target 10.99.1.1 --sweep 5k:1k", &["--sweep", "'5k:1k'", "the lower first"]),
+        ("--target 10.99.1.1 --duration 2h", &["--duration", "'2h'", "100ms to 1h"]),
+        ("--target 10.99.1.1 --timeout 11", &["--timeout", "'11'", "1ms to 10s"]),
+        ("--target 10.99.1.1 --clients 70k", &["--clients 70000", "1 to 64512", "--sources"]),
+        ("--target 10.99.1.1 --rate 10M --duration 10min", &["--duration 600 s", "at most 429 s", "2^32"]),
+        ("--target 10.99.1.1 --sources fd99::/64", &["--sources fd99::/64", "same family"]),
+        ("--target 10.99.1.1 --mode interleaved", &["--mode interleaved", "must be basic"]),
+        ("--target ntp.example.org", &["--target", "must be an address"]),
+    ];
+    for (flags, parts) in cases {
+        says(&load(flags), 2, parts);
+    }
+    says(&timeball(&["load", "--target", "10.99.1.1"]), 2, &["--interface"]);
+}
+
+#[test]
+fn it_is_a_load_test_and_not_a_weapon() {
+    for target in ["8.8.8.8", "192.0.2.1", "2001:db8::1", "100.128.0.1", "172.32.0.1", "64:ff9b::808:808"] {
+        says(&load(&format!("--target {target}")), 2, &["--target", target, "--target-is-mine"]);
+    }
+    for target in ["224.0.1.1", "255.255.255.255", "0.0.0.0", "::", "ff02::101", "::ffff:8.8.8.8"] {
+        says(
+            &load(&format!("--target {target} --target-is-mine")),
+            2,
+            &["--target", target, "single machine"],
+        );
+    }
+    says(&load("--target 10.99.1.1 --sources 8.8.8.0/24"), 2, &["--sources 8.8.8.0/24", "--target-is-mine"]);
+    says(&load("--target 10.99.1.1 --sources 0.0.0.0/0 --target-is-mine"), 2, &["--sources 0.0.0.0/0"]);
+    says(&load("--target 10.99.1.1 --sources 10.99.0.0/16"), 2, &["--sources 10.99.0.0/16", "10.99.1.1"]);
+}
+
+#[test]
+fn files_that_cannot_be_written_or_read_are_found_before_the_run() {
+    let folder = TempDir::new().unwrap();
+    let absent = folder.path().join("absent/file");
+    let absent = absent.to_str().unwrap();
+    says(&load(&format!("--target 10.99.1.1 --hdr {absent}")), 2, &["--hdr", absent]);
+    says(&load(&format!("--target 10.99.1.1 --report {absent}")), 2, &["--report", absent]);
+    let page = folder.path().join("page.html");
+    let page = page.to_str().unwrap();
+    says(&load(&format!("--target 10.99.1.1 --report {page} --compare {absent}")), 2, &[absent]);
+    // tb0 does not exist here (or we may not use it), so nothing is measured; nothing is left behind either.
+    let output = load(&format!("--target 10.99.1.1 --report {page}"));
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(!Path::new(page).exists());
+}
+
+/// A run as this version writes it, with one empty step.
+fn stored(label: &str) -> String {
+    let latencies = r#"{"count": 0, "min": 0, "mean": 0.0, "p50": 0, "p90": 0, "p99": 0, "p99_9": 0, "p99_99": 0,
+        "max": 0, "histogram": ""}"#;
+    format!(
+        r#"{{"format": 1, "label": "{label}", "version": "0.1.0", "started": "2026-01-01T00:00:00Z",
+        "target": "10.99.1.1:123", "interface": "tb0", "mode": "basic", "clients": 10, "sources": "10.99.1.2/32",
+        "engine": "af-xdp", "engine_reason": "a test", "machine": {{"processor": "x", "cpus": 2, "kernel": "6.18"}},
+        "steps": [{{"intended_per_second": 100.0, "duration_seconds": 1.0, "offered": 100, "offered_per_second": 100.0,
+        "send_failures": 0, "answered": 0, "answered_per_second": 0.0, "kisses": {{}}, "late": 0, "lost": 100,
+        "duplicates": 0, "invalid": {{}}, "unfinished_checksums": 0, "round_trip": {latencies},
+        "turnaround": {latencies}, "send_delay": {latencies}}}]}}"#
+    )
+}
+
+#[test]
+fn stored_runs_become_one_page() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (one, two, page) = (path("one.json"), path("two.json"), path("page.html"));
+    fs::write(&one, stored("before & after")).unwrap();
+    fs::write(&two, stored("chronyd")).unwrap();
+    let output = timeball(&["report", &one, &two, "--output", &page]);
+    assert!(output.status.success() && text(&output).contains(&page), "{}", text(&output));
+    let page = fs::read_to_string(&page).unwrap();
+    assert!(page.contains("before &amp; after") && page.contains("chronyd"), "{page}");
+}
+
+#[test]
+fn other_formats_and_other_files_are_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (one, newer, page) = (path("one.json"), path("newer.json"), path("page.html"));
+    fs::write(&one, stored("one")).unwrap();
+    fs::write(&newer, stored("two").replace("\"format\": 1", "\"format\": 2")).unwrap();
+    says(&timeball(&["report", &one, &newer, "--output", &page]), 2, &[&newer, "format 2", "must be 1"]);
+    fs::write(&newer, "<html>").unwrap();
+    says(&timeball(&["report", &newer, "--output", &page]), 2, &[&newer, "not the record of a run"]);
+    says(&timeball(&["report", &one, "--output", folder.path().to_str().unwrap()]), 2, &["--output"]);
+    assert!(!Path::new(&page).exists());
+}
+
+#[test]
+fn the_way_to_the_target_is_found_or_its_lack_explained() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let ask = |arguments: &str| {
+        let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+        run(command.args(["load", "--duration", "0.2", "--rate", "500"]).args(arguments.split_whitespace()))
+    };
+    says(&ask("--target 10.99.1.1 --interface lo"), 2, &["--interface lo", "Ethernet"]);
+    says(&ask("--target 10.99.1.1 --interface nosuch0"), 2, &["--interface nosuch0", "tb0"]);
+    says(&ask("--target 10.99.1.2 --interface tb0"), 2, &["--target 10.99.1.2", "this machine"]);
+    says(&ask("--target 10.99.1.255 --interface tb0 --target-is-mine"), 2, &["--target 10.99.1.255"]);
+    says(&ask("--target 10.99.1.77 --interface tb0"), 1, &["10.99.1.77 does not answer on tb0"]);
+    says(&ask("--target fd99:1::77 --interface tb0"), 1, &["fd99:1::77 does not answer on tb0"]);
+    let mut command = lab.on_client("setpriv");
+    command.args(["--bounding-set", "-all", "--inh-caps", "-all", "--", env!("CARGO_BIN_EXE_timeball")]);
+    let output = run(command.args(["load", "--target", "10.99.1.1", "--interface", "tb0"]));
+    says(&output, 1, &["CAP_NET_ADMIN"]);
+}
+
+/// Needs no particular engine: whichever is chosen on a veth has to send, wait in vain, and say so.
+#[test]
+fn silence_is_a_failure_with_a_hint_and_still_a_record() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    for target in common::SERVER {
+        let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+        command.args(["load", "--target", target, "--interface", "tb0", "--json"]);
+        let output = run(command.args(["--duration", "0.5", "--rate", "1k", "--timeout", "100ms"]));
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("no reply came") && stderr.contains("timeball: engine "), "{stderr}");
+        let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let step = &record["steps"][0];
+        assert_eq!((&step["answered"], &step["lost"]), (&0.into(), &step["offered"]), "{step}");
+        assert!(step["offered"].as_u64().unwrap() > 400, "{step}");
+    }
+}
+
+/// Ctrl-C ends the step, not the report.
+#[test]
+fn an_interrupted_run_shows_what_it_measured() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+    command.args([
+        "load",
+        "--target",
+        common::SERVER[0],
+        "--interface",
+        "tb0",
+        "--sweep",
+        "500:1k:3",
+        "--json",
+    ]);
+    command.args(["--duration", "60", "--timeout", "100ms"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    run(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = record["steps"].as_array().unwrap();
+    let seconds = steps[0]["duration_seconds"].as_f64().unwrap();
+    assert!(steps.len() == 1 && (0.1..30.0).contains(&seconds), "{} steps, {seconds} s", steps.len());
+    assert!(steps[0]["answered"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_server_is_measured_and_stored_runs_stand_beside_it() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (one, page, log) = (path("one.json"), path("page.html"), path("one.hdr"));
+    fs::write(&one, stored("the one before")).unwrap();
+    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+    command.args(["load", "--target", common::SERVER[0], "--interface", "tb0", "--sources", "10.99.8.0/24"]);
+    command.args([
+        "--sweep",
+        "500:2k:2",
+        "--duration",
+        "500ms",
+        "--timeout",
+        "200ms",
+        "--label",
+        "the new one",
+    ]);
+    let output = run(command.args(["--hdr", &log, "--report", &page, "--compare", &one]));
+    assert!(output.status.success(), "{}", text(&output));
+    // The lab's peer has the daemon's XDP program in driver mode, so frames redirected to it arrive.
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.starts_with("timeball: engine live-frames: tb0 is a veth"), "{stderr}");
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        table.contains("asked/s") && table.contains("turnaround") && table.contains("\n  2 000"),
+        "{table}"
+    );
+    let page = fs::read_to_string(&page).unwrap();
+    assert!(page.contains("the one before") && page.contains("the new one"));
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(log.contains("Tag=500/s:round-trip,") && log.contains("Tag=2:2000/s:round-trip,"), "{log}");
+}
