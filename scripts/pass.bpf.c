@@ -7,18 +7,18 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-SEC("xdp")
+SEC("xdp/pass")
 int pass(struct xdp_md *context)
 {
 	(void)context;
 	return XDP_PASS;
 }
 
-SEC("drop")
+SEC("xdp/drop")
 int drop(struct xdp_md *context)
 {
 	(void)context;
 	return XDP_DROP;
 }
 
-char license[] SEC("license") = "Dual MIT/GPL";
+char _license[] SEC("license") = "Dual MIT/GPL";
