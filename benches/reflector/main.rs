@@ -22,7 +22,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 use std::time::Duration;
 use through_xsk_rs::ThroughXskRs;
-use timeball::datapath::af_xdp::BATCH;
 use timeball::datapath::interface::InterfaceWatch;
 use timeball::datapath::steering::{AttachMode, Steering, SteeringConfig, Variant};
 use timeball::sys::process::{self, PollEntry, SignalFd};
@@ -78,6 +77,8 @@ enum Mode {
 trait Rings: AsFd {
     /// Reflects at most one batch, and gives the kernel its frames back. How many were taken.
     fn round(&mut self) -> io::Result<usize>;
+    /// Do more wait? Asks no kernel.
+    fn has_received(&mut self) -> bool;
     /// Are there packets that the kernel would not take yet?
     fn has_unsent(&mut self) -> bool;
     /// What was counted.
@@ -184,7 +185,7 @@ fn reflect(rings: &mut dyn Rings, signals: &SignalFd, busy_poll: bool) -> Result
 /// Rounds until the ring is empty or a signal must have its turn. How long to wait then.
 fn turn(rings: &mut dyn Rings) -> io::Result<Option<Duration>> {
     for _ in 0..ROUNDS_PER_TURN {
-        if rings.round()? < BATCH {
+        if rings.round()? == 0 || !rings.has_received() {
             return Ok(Some(if rings.has_unsent() { RETRY } else { LINK_CHECK }));
         }
     }

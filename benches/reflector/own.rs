@@ -56,6 +56,10 @@ impl Rings for Own {
         Ok(received)
     }
 
+    fn has_received(&mut self) -> bool {
+        self.port.has_received()
+    }
+
     fn has_unsent(&mut self) -> bool {
         self.port.has_unsent()
     }

@@ -36,6 +36,10 @@ impl Rings for ThroughXskRs {
         Ok(received)
     }
 
+    fn has_received(&mut self) -> bool {
+        self.0.has_received()
+    }
+
     fn has_unsent(&mut self) -> bool {
         self.0.waiting() > 0
     }

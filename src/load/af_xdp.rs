@@ -10,11 +10,11 @@
 //! Replies may arrive on any receive queue: the NIC chooses by a hash of addresses and ports. So there is a socket on
 //! each queue, up to [`QUEUES_MAX`]; requests all leave through the first.
 
-use super::engine::{Engine, EngineError, Measured, Plan, Progress, Scene};
+use super::engine::{Engine, EngineError, Measured, OVERTIME, Plan, Progress, Scene};
 use super::judge::judge;
 use super::redirect::Redirect;
 use super::request::Template;
-use super::tally::Tally;
+use super::tally::{OPEN_MAX, Tally};
 use super::xsk::{BATCH, CopyMode, Next, Xsk, XskConfig};
 use crate::sys::bpf::AttachMode;
 use std::io;
@@ -29,10 +29,6 @@ const ENTRIES: u32 = 2048;
 
 /// How often the caller is told.
 const PROGRESS_INTERVAL: u64 = 200_000_000;
-
-/// How long after a step's end requests that were due before may still leave. Those that do not are send failures: the
-/// engine is slower than the rate.
-const OVERTIME: u64 = 50_000_000;
 
 /// From the fastest way into user space to the one that every interface has.
 const WAYS: [(AttachMode, CopyMode, &str); 3] = [
@@ -124,9 +120,8 @@ enum Schedule {
 
 impl Schedule {
     fn new(plan: &Plan) -> Self {
-        match plan.rate {
-            // Half a nanosecond short is not a request less: 0.1 s at 30 a second are three.
-            Some(rate) => Self::Rate(rate, (rate * plan.duration.as_secs_f64() + 1e-6) as u64),
+        match plan.rate.zip(plan.requests()) {
+            Some((rate, total)) => Self::Rate(rate, total),
             None => Self::Saturate(nanoseconds(plan.duration)),
         }
     }
@@ -146,23 +141,20 @@ impl Engine for AfXdp {
         plan: &Plan,
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Measured, EngineError> {
+        let open = plan.open_at_once(f64::MAX, OPEN_MAX)?;
         // What is left of an earlier step would be judged by this one's nonce.
         for xsk in &mut self.queues {
             while xsk.receive(|_| Next::Recycle) > 0 {
                 xsk.refill();
             }
         }
-        let open_max = match plan.rate {
-            Some(rate) => (rate * plan.timeout.as_secs_f64() * 1.5) as u64,
-            None => u64::MAX,
-        };
         let mut step = Step {
             start: Instant::now(),
             schedule: Schedule::new(plan),
-            end: nanoseconds(plan.duration).saturating_add(OVERTIME),
+            end: nanoseconds(plan.duration + OVERTIME),
             nonce: plan.nonce,
-            tally: Tally::new(open_max, nanoseconds(plan.timeout)),
-            last_intended: 0,
+            tally: Tally::new(open, nanoseconds(plan.timeout)),
+            last_departed: 0,
             sending: true,
         };
         let mut next_progress = PROGRESS_INTERVAL;
@@ -186,12 +178,12 @@ impl Engine for AfXdp {
             if give_up == u64::MAX {
                 give_up = now.saturating_add(nanoseconds(plan.timeout));
             }
-            if step.tally.all_closed() || now >= give_up {
+            if now >= give_up {
                 break;
             }
         }
-        let last_intended = Duration::from_nanos(step.last_intended);
-        Ok(Measured { duration: last_intended, ..step.tally.finish() })
+        let duration = Duration::from_nanos(step.last_departed);
+        Ok(Measured { duration, ..step.tally.finish() })
     }
 }
 
@@ -204,7 +196,7 @@ struct Step {
     end: u64,
     nonce: u32,
     tally: Tally,
-    last_intended: u64,
+    last_departed: u64,
     sending: bool,
 }
 
@@ -269,8 +261,8 @@ impl Step {
             let departed = self.now();
             for (number, due) in (first..).zip(intended).take(count) {
                 self.tally.sent(number as u32, due, departed);
-                self.last_intended = due;
             }
+            self.last_departed = departed;
         }
         if now >= self.end {
             self.sending = false;

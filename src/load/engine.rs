@@ -55,6 +55,34 @@ pub struct Plan {
     pub nonce: u32,
 }
 
+/// How long after a step's end requests that were due before may still leave. Those that have not left by then are send
+/// failures: the engine, or the interface, is slower than the rate.
+pub const OVERTIME: Duration = Duration::from_millis(500);
+
+impl Plan {
+    /// How many requests are due, at least one; `None` when saturating.
+    #[must_use]
+    pub fn requests(&self) -> Option<u64> {
+        self.rate.map(|rate| ((rate * self.duration.as_secs_f64()).round() as u64).max(1))
+    }
+
+    /// How many requests can be open at once, none of them late yet: what an engine that remembers `max` has to
+    /// remember. When saturating, as if at `saturated` requests a second, and no more than `max`.
+    ///
+    /// # Errors
+    /// More than `max`. Replies in time would pass for late ones.
+    pub fn open_at_once(&self, saturated: f64, max: u64) -> Result<u64, EngineError> {
+        let open = (self.rate.unwrap_or(saturated) * self.timeout.as_secs_f64()).ceil() as u64;
+        match self.rate {
+            Some(rate) if open > max => Err(EngineError(format!(
+                "at {rate:.0} requests a second, a timeout of {:?} keeps {open} of them open, more than {max}",
+                self.timeout
+            ))),
+            _ => Ok(open.min(max)),
+        }
+    }
+}
+
 /// What is known while a step runs.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Progress {
@@ -69,11 +97,12 @@ pub struct Progress {
 /// What a step measured.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Measured {
-    /// From the first request's intended time to the last one's.
+    /// From the first request's intended time to the last one's departure: a sender that cannot keep up must not claim the
+    /// rate that was intended.
     pub duration: Duration,
     /// Requests sent.
     pub offered: u64,
-    /// Requests the interface would not take; not in `offered`.
+    /// Requests that were due but had not left by [`OVERTIME`]; not in `offered`. 0 when saturating, or stopped early.
     pub send_failures: u64,
     /// Right replies in time.
     pub answered: u64,
@@ -85,11 +114,11 @@ pub struct Measured {
     pub duplicates: u64,
     /// Wrong replies, indexed by [`Flaw`].
     pub flaws: [u64; Flaw::COUNT],
-    /// Right replies whose UDP checksum was left for hardware to finish.
+    /// Right replies, late ones included, whose UDP checksum was left for hardware to finish.
     pub unfinished_checksums: u64,
     /// Intended time of the request to arrival of its reply, nanoseconds; `answered` of them.
     pub round_trip: Histogram<u64>,
-    /// T3 - T2 of right replies, nanoseconds.
+    /// T3 - T2 of right replies, nanoseconds; late ones included, as leaving out the slow ones would flatter the server.
     pub turnaround: Histogram<u64>,
     /// Intended time to departure, nanoseconds; `offered` of them.
     pub send_delay: Histogram<u64>,

@@ -16,7 +16,7 @@
 mod program;
 
 use self::program::Program;
-use super::engine::{Engine, EngineError, Expect, Measured, Plan, Progress, Scene};
+use super::engine::{Engine, EngineError, Expect, Measured, OVERTIME, Plan, Progress, Scene};
 use super::judge::Flaw;
 use super::request::Template;
 use crate::sys::bpf::{AttachMode, create_xdp_link, detach_xdp_link, run_live_frames, update_xdp_link};
@@ -39,9 +39,6 @@ const REPEAT_MAX: u32 = 1 << 24;
 /// Frames of a batch. What is redirected leaves at its end, and the CPU receives nothing during it: with nothing to send
 /// that is 2 us. Batches of 8 cannot keep 200,000 requests a second; 256 are more than half of veth's receive ring.
 const BATCH: u32 = 64;
-
-/// What was due before the end of a step may be sent for so long after it.
-const GRACE: Duration = Duration::from_millis(500);
 
 /// The table of outstanding requests has between 2^16 entries (512 kB; see `INTENDED_BITS`) and 2^24 (128 MB).
 const SLOT_BITS: std::ops::RangeInclusive<u32> = 16..=24;
@@ -104,7 +101,7 @@ impl LiveFrames {
         Ok(Self { scene: scene.clone(), template, link })
     }
 
-    /// Runs the sender until the step is over or `progress` says stop. Returns whether to wait for replies.
+    /// Runs the sender until the step is over or `progress` says stop. Returns whether it is over.
     fn send(&self, step: &Step<'_>, progress: &mut dyn FnMut(Progress) -> bool) -> Result<bool, EngineError> {
         let (mut repeat, mut leaves) = (REPEAT_FIRST, false);
         loop {
@@ -160,7 +157,8 @@ impl Engine for LiveFrames {
         takes_frames(&self.scene.interface, self.scene.ifindex).map_err(EngineError)?;
         let left_before = packets_left(self.scene.ifindex);
         let step = Step { settings: &settings, program: &program, left_before };
-        if self.send(&step, progress)? {
+        let is_over = self.send(&step, progress)?;
+        if is_over {
             let since = clock::monotonic();
             let waited = || Duration::from_nanos(clock::monotonic().nanoseconds_since(since).max(0) as u64);
             while waited() < plan.timeout {
@@ -170,7 +168,7 @@ impl Engine for LiveFrames {
                 }
             }
         }
-        step.measured()
+        step.measured(is_over)
     }
 }
 
@@ -216,7 +214,8 @@ impl Step<'_> {
         Err(EngineError(format!("of {sent} requests only {left} left {interface}: {VANISH}")))
     }
 
-    fn measured(&self) -> Result<Measured, EngineError> {
+    /// What was counted, of a step that is over or that was stopped early.
+    fn measured(&self, is_over: bool) -> Result<Measured, EngineError> {
         let (sender, counts) = (self.program.progress()?, self.program.counts()?);
         let mut kisses = self.program.kisses()?;
         let unnamed = counts[Counter::KissUnnamed as usize];
@@ -225,12 +224,12 @@ impl Step<'_> {
         }
         let mut flaws = [0; Flaw::COUNT];
         flaws.copy_from_slice(&counts[..FLAWS]);
+        let all_due = is_over && self.settings.saturate == 0;
+        let due = if all_due { self.settings.requests_max } else { sender.sent };
         Ok(Measured {
-            // To the last departure: for a sender that keeps up that is the last intended time, and one that does not
-            // must not claim the rate that was intended.
-            duration: Duration::from_nanos(sender.last - sender.start),
+            duration: Duration::from_nanos(sender.last.saturating_sub(sender.start)),
             offered: sender.sent,
-            send_failures: 0,
+            send_failures: due.saturating_sub(sender.sent),
             answered: counts[Counter::Answered as usize],
             late: counts[Counter::Late as usize],
             kisses,
@@ -259,19 +258,10 @@ fn takes_frames(interface: &str, ifindex: u32) -> Result<(), String> {
 
 /// What the program has to know.
 fn settings(scene: &Scene, template: &Template, plan: &Plan) -> Result<Settings, EngineError> {
-    let open_at_once = plan.rate.unwrap_or(SATURATED_MAX) * plan.timeout.as_secs_f64();
-    let slots = f64::from(1_u32 << SLOT_BITS.end());
-    if let Some(per_second) = plan.rate
-        && open_at_once > slots
-    {
-        return Err(EngineError(format!(
-            "at {per_second:.0} requests a second, a timeout of {:?} keeps {open_at_once:.0} of them open, more than {slots}",
-            plan.timeout,
-        )));
-    }
-    let slot_bits = (open_at_once.min(slots).ceil() as u32).next_power_of_two().ilog2();
+    let open = plan.open_at_once(SATURATED_MAX, 1 << SLOT_BITS.end())?;
+    let slot_bits = open.next_power_of_two().ilog2();
     // Saturating, nothing is ever overdue.
-    let sent_within = nanoseconds(if plan.rate.is_some() { plan.duration + GRACE } else { plan.duration });
+    let sent_within = nanoseconds(if plan.rate.is_some() { plan.duration + OVERTIME } else { plan.duration });
     if sent_within.saturating_add(nanoseconds(plan.timeout)) >> INTENDED_BITS != 0 {
         return Err(EngineError(format!(
             "a step of {:?} is too long: 78 hours are the limit",
@@ -280,10 +270,8 @@ fn settings(scene: &Scene, template: &Template, plan: &Plan) -> Result<Settings,
     }
     // The number of a request has 32 bits.
     let numbers = 1_u64 << 32;
-    let (interval, requests_max) = match plan.rate {
-        None => (0.0, numbers),
-        Some(rate) => (1e9 / rate, ((rate * plan.duration.as_secs_f64()).round() as u64).max(1)),
-    };
+    let interval = plan.rate.map_or(0.0, |rate| 1e9 / rate);
+    let requests_max = plan.requests().unwrap_or(numbers);
     if requests_max > numbers {
         return Err(EngineError(format!(
             "{requests_max} requests in one step: {numbers} are the limit, lower the rate or the duration"

@@ -21,12 +21,6 @@ pub const RUNS_MAX: usize = chart::LOOKS_COUNT;
 /// Most steps shown of each run.
 pub const STEPS_MAX: usize = 64;
 
-/// A generator that offers less than this share of what it should is itself the limit.
-const OFFERED_SHARE_MIN: f64 = 0.99;
-
-/// The generator's own lateness may be this share of the round trip it is part of.
-const SEND_DELAY_SHARE_MAX: f64 = 0.1;
-
 /// What latency means, for people who see such a page for the first time.
 const MEANING: &str = "<h2>What is measured</h2>
 <p>Requests leave by a timetable that no reply can change, as they do when many independent clients ask. \
@@ -39,11 +33,6 @@ generator could not keep to the timetable, and the numbers say as much about it 
 <p>A percentile is the time within which that share of the replies came. Each further nine has the same width, so that the rare \
 slow replies can be seen. Percentiles of different runs cannot be averaged.</p>
 ";
-
-/// `lost` and `late` as a share of `offered`; 0 without an offer. As [`Step::loss`], for records nobody vouches for.
-fn loss(step: &Step) -> f64 {
-    if step.offered == 0 { 0.0 } else { (step.lost as f64 + step.late as f64) / step.offered as f64 }
-}
 
 /// The page for `runs`: the first [`RUNS_MAX`] of them, and the first [`STEPS_MAX`] steps of each. The runs may come from
 /// anywhere: whatever they hold, the page is well formed and says nothing but text.
@@ -211,7 +200,7 @@ fn step_row(step: &Step) -> String {
     let cells = [
         count(step.offered_per_second),
         count(step.answered_per_second),
-        percent(loss(step)),
+        percent(step.loss()),
         count(step.late as f64),
         sum(&step.invalid),
         sum(&step.kisses),
@@ -241,11 +230,7 @@ fn cell(latencies: &Latencies, value: u64) -> String {
 
 /// Why the generator, not the server, set the numbers of this step; `None` if it did not.
 fn generator_limit(step: &Step) -> Option<String> {
-    let share = step.intended_per_second.map_or(1.0, |intended| step.offered_per_second / intended);
-    if share < OFFERED_SHARE_MIN {
-        return Some(format!("\u{26a0} offered {} of intended", percent(share)));
-    }
-    let delayed = step.send_delay.p99 as f64 / step.round_trip.p99 as f64;
-    (step.round_trip.p99 > 0 && delayed > SEND_DELAY_SHARE_MAX)
-        .then(|| format!("\u{26a0} sent late: {} of p99", percent(delayed)))
+    let offered = step.offered_too_little().map(|share| format!("offered {} of intended", percent(share)));
+    let late = || step.sent_too_late().map(|share| format!("sent late: {} of p99", percent(share)));
+    offered.or_else(late).map(|why| format!("\u{26a0} {why}"))
 }

@@ -18,6 +18,12 @@ pub const LATENCY_MAX_NANOSECONDS: u64 = 60_000_000_000;
 /// Significant decimal digits of every histogram: a value is off by less than 0.1 %.
 pub const SIGNIFICANT_DIGITS: u8 = 3;
 
+/// A generator that offers less than this share of what it should is itself the limit.
+const OFFERED_SHARE_MIN: f64 = 0.99;
+
+/// The generator's own lateness may be this share of the round trip it is part of.
+const SEND_DELAY_SHARE_MAX: f64 = 0.1;
+
 /// The version of this format. A reader refuses another.
 pub const FORMAT: u32 = 1;
 
@@ -76,13 +82,13 @@ pub struct Machine {
 pub struct Step {
     /// Requests a second that were intended; none when saturating.
     pub intended_per_second: Option<f64>,
-    /// From the first request's intended time to the last one's, in seconds.
+    /// From the first request's intended time to the last one's departure, in seconds.
     pub duration_seconds: f64,
     /// Requests sent.
     pub offered: u64,
     /// Requests a second that were sent.
     pub offered_per_second: f64,
-    /// Requests the interface would not take. Not in `offered`.
+    /// Requests that were due but could not leave, in the step or half a second after it. Not in `offered`.
     pub send_failures: u64,
     /// Requests whose reply came in time and was right in every respect.
     pub answered: u64,
@@ -98,11 +104,12 @@ pub struct Step {
     pub duplicates: u64,
     /// Replies that were wrong, by what was wrong with them.
     pub invalid: BTreeMap<String, u64>,
-    /// Right replies whose UDP checksum was left for hardware to finish, as on veth between local sockets.
+    /// Right replies, late ones included, whose UDP checksum was left for hardware to finish, as on veth between local
+    /// sockets.
     pub unfinished_checksums: u64,
     /// From the intended time of a request to the arrival of its reply; answered requests only.
     pub round_trip: Latencies,
-    /// From the server's receive timestamp to its transmit timestamp, as the server says.
+    /// From the server's receive timestamp to its transmit timestamp, as the server says; late replies included.
     pub turnaround: Latencies,
     /// From a request's intended time to its departure: the generator's own lateness, contained in `round_trip`.
     pub send_delay: Latencies,
@@ -136,10 +143,28 @@ impl Run {
 }
 
 impl Step {
-    /// `lost` and `late`, as a share of `offered`, 0 to 1. Without an offer: 0.
+    /// `lost` and `late`, as a share of `offered`: 0 to 1, unless a record that nobody vouches for says otherwise. Without
+    /// an offer: 0.
     #[must_use]
     pub fn loss(&self) -> f64 {
-        if self.offered == 0 { 0.0 } else { (self.lost + self.late) as f64 / self.offered as f64 }
+        // The sum of two numbers from anywhere may not fit 64 bits.
+        if self.offered == 0 { 0.0 } else { (self.lost as f64 + self.late as f64) / self.offered as f64 }
+    }
+
+    /// The share of the intended requests that was offered, if it is so small that the generator, not the server, set the
+    /// numbers. `None` when saturating.
+    #[must_use]
+    pub fn offered_too_little(&self) -> Option<f64> {
+        let share = self.offered_per_second / self.intended_per_second?;
+        (share < OFFERED_SHARE_MIN).then_some(share)
+    }
+
+    /// The send delay of 99 % as a share of the round trip of 99 %, if it is so large that the generator's own lateness is
+    /// much of what was measured.
+    #[must_use]
+    pub fn sent_too_late(&self) -> Option<f64> {
+        let share = self.send_delay.p99 as f64 / self.round_trip.p99 as f64;
+        (self.round_trip.p99 > 0 && share > SEND_DELAY_SHARE_MAX).then_some(share)
     }
 }
 
@@ -226,6 +251,16 @@ mod tests {
             let error = Run::from_json(other).unwrap_err().to_string();
             assert!(error.starts_with("not the record of a run"), "{error}");
         }
+    }
+
+    #[test]
+    fn loss_survives_numbers_from_anywhere() {
+        let mut step = crate::load::testing::run().steps.remove(0);
+        assert_eq!(step.loss(), 6.0 / 2000.0);
+        (step.lost, step.late) = (u64::MAX, u64::MAX);
+        assert!(step.loss() > 1.0);
+        step.offered = 0;
+        assert_eq!(step.loss(), 0.0);
     }
 
     #[test]

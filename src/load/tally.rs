@@ -8,14 +8,18 @@
 use super::engine::Measured;
 use super::judge::{Flaw, Judgement};
 
-/// Fewest and most requests that are remembered: the most are 32 MiB, two seconds of a million a second.
+/// Fewest requests that are remembered.
 const SLOTS_MIN: u64 = 1 << 12;
-const SLOTS_MAX: u64 = 1 << 21;
+/// Most requests that are remembered: 32 MiB, two seconds of a million a second.
+pub const OPEN_MAX: u64 = 1 << 21;
 
 /// Kiss codes that are told apart: RFC 5905 has 14. A server that makes up more cannot make us grow.
 const KISS_CODES_MAX: usize = 32;
 /// What the codes beyond count as.
 const OTHER_KISS: [u8; 4] = *b"????";
+
+/// The round trip of a request that was overwritten: longer than any timeout.
+const FORGOTTEN: u64 = u64::MAX;
 
 /// A request.
 #[derive(Clone, Copy, Default, Debug)]
@@ -32,21 +36,16 @@ struct Slot {
 pub struct Tally {
     slots: Vec<Slot>,
     timeout: u64,
-    closed: u64,
     measured: Measured,
 }
 
 impl Tally {
-    /// For a step in which up to `open_max` requests are open at once; more are remembered as far as there is room.
+    /// For a step in which up to `open` requests are open at once, [`OPEN_MAX`] at most: replies to those that a step with
+    /// more overwrites count as late.
     #[must_use]
-    pub fn new(open_max: u64, timeout: u64) -> Self {
-        let slots = open_max.clamp(SLOTS_MIN, SLOTS_MAX).next_power_of_two();
-        Self {
-            slots: vec![Slot::default(); slots as usize],
-            timeout,
-            closed: 0,
-            measured: Measured::default(),
-        }
+    pub fn new(open: u64, timeout: u64) -> Self {
+        let slots = open.clamp(SLOTS_MIN, OPEN_MAX).next_power_of_two();
+        Self { slots: vec![Slot::default(); slots as usize], timeout, measured: Measured::default() }
     }
 
     /// Request `sequence`, due at `intended`, left at `departed`. Sequences rise by one.
@@ -66,23 +65,22 @@ impl Tally {
         match judgement {
             Judgement::NotOurs => {}
             Judgement::Wrong(flaw) => self.wrong(flaw),
-            Judgement::Kiss { sequence, code } => {
-                if self.close(sequence).is_some() {
-                    self.kiss(code);
-                }
-            }
+            Judgement::Kiss { sequence, code } => match self.close(sequence, now) {
+                Some(FORGOTTEN) => self.measured.late += 1,
+                Some(_) => self.kiss(code),
+                None => {}
+            },
             Judgement::Right { sequence, turnaround, unfinished } => {
-                let Some(intended) = self.close(sequence) else { return };
-                let round_trip = now.saturating_sub(intended);
-                if round_trip > self.timeout {
-                    self.measured.late += 1;
-                    return;
-                }
-                self.measured.answered += 1;
+                let Some(round_trip) = self.close(sequence, now) else { return };
                 self.measured.unfinished_checksums += u64::from(unfinished);
-                self.measured.round_trip.saturating_record(round_trip);
                 if let Some(turnaround) = turnaround {
                     self.measured.turnaround.saturating_record(turnaround);
+                }
+                if round_trip > self.timeout {
+                    self.measured.late += 1;
+                } else {
+                    self.measured.answered += 1;
+                    self.measured.round_trip.saturating_record(round_trip);
                 }
             }
         }
@@ -100,12 +98,6 @@ impl Tally {
         self.measured.answered
     }
 
-    /// Has every request its reply?
-    #[must_use]
-    pub const fn all_closed(&self) -> bool {
-        self.closed >= self.measured.offered
-    }
-
     /// What came of it all.
     #[must_use]
     pub fn finish(self) -> Measured {
@@ -118,8 +110,9 @@ impl Tally {
         &mut self.slots[index]
     }
 
-    /// The intended time of an open request, which is not open any more; `None`, and counted, for any other.
-    fn close(&mut self, sequence: u32) -> Option<u64> {
+    /// The round trip of a request that was open, and is not any more, or [`FORGOTTEN`]; `None`, and counted, for a request
+    /// that has its reply or was never sent.
+    fn close(&mut self, sequence: u32, now: u64) -> Option<u64> {
         // Sequences count from 0, so any from here on has not been sent: somebody guessed.
         if u64::from(sequence) >= self.measured.offered {
             self.wrong(Flaw::Origin);
@@ -127,18 +120,14 @@ impl Tally {
         }
         let slot = self.slot(sequence);
         if slot.sequence != sequence {
-            self.measured.late += 1;
-            self.closed += 1;
-            return None;
+            return Some(FORGOTTEN);
         }
         if slot.closed {
             self.measured.duplicates += 1;
             return None;
         }
         slot.closed = true;
-        let intended = slot.intended;
-        self.closed += 1;
-        Some(intended)
+        Some(now.saturating_sub(slot.intended))
     }
 
     fn wrong(&mut self, flaw: Flaw) {
@@ -178,9 +167,7 @@ mod tests {
     fn latency_counts_from_the_intended_time() {
         let mut tally = tally(2);
         tally.judged(right(1), 1250);
-        assert!(!tally.all_closed());
         tally.judged(right(0), 3000);
-        assert!(tally.all_closed());
         let measured = tally.finish();
         assert_eq!((measured.offered, measured.answered), (2, 2));
         assert_eq!((measured.round_trip.min(), measured.round_trip.len()), (250, 2));
@@ -209,6 +196,7 @@ mod tests {
         tally.judged(right(1), 1000 + TIMEOUT + 1);
         let measured = tally.finish();
         assert_eq!((measured.answered, measured.late, measured.round_trip.len()), (1, 1, 1));
+        assert_eq!(measured.turnaround.len(), 2, "a late reply tells the turnaround too");
     }
 
     #[test]
@@ -216,8 +204,9 @@ mod tests {
         let mut tally = tally(SLOTS_MIN as u32 + 1);
         tally.judged(right(0), 10);
         tally.judged(right(SLOTS_MIN as u32 + 1), 11);
+        tally.judged(Judgement::Kiss { sequence: 0, code: *b"RATE" }, 12);
         let measured = tally.finish();
-        assert_eq!((measured.late, measured.answered), (1, 0));
+        assert_eq!((measured.late, measured.answered, measured.kisses.len()), (2, 0, 0));
         assert_eq!(measured.flaws[Flaw::Origin as usize], 1);
     }
 

@@ -301,14 +301,19 @@ impl Xsk {
     pub fn refill(&mut self) {
         let room = self.fill.nb_free_exact() as usize;
         let start = self.free.len().saturating_sub(room);
-        // SAFETY: free frames of this umem are in no ring, and these are forgotten on the next line.
+        // SAFETY: free frames of this umem are in no ring, and those that went there are forgotten on the next line.
         let filled = unsafe { self.fill.produce(&self.free[start..]) };
-        self.free.truncate(self.free.len() - filled);
+        self.free.drain(start..start + filled);
         if self.busy_poll || self.fill.needs_wakeup() {
             self.counters.wakeups += 1;
             // An interface that is down or gone shows in `flush` and in what does not come.
             let _ = self.control.wake_receive();
         }
+    }
+
+    /// Do packets wait in the receive ring? One look, no system call.
+    pub fn has_received(&mut self) -> bool {
+        self.receive.nb_avail_exact() > 0
     }
 
     /// Packets that the kernel has not taken from the transmit ring yet.

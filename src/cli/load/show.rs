@@ -13,13 +13,6 @@ use std::fmt::Write;
 /// Longest bar of the histogram, in characters.
 const BAR: f64 = 50.0;
 
-/// The generator offered less than this share of what was asked: it is the limit. (The last request of a step leaves
-/// one interval before its end, so even a perfect one misses 1 in `rate`.)
-const OFFERED_SHARE_MIN: f64 = 0.98;
-
-/// The generator's own lateness is more than this share of the latency: it is what was measured.
-const SEND_DELAY_SHARE_MAX: f64 = 0.25;
-
 /// Everything about a run, but for [`warnings`].
 pub(super) fn text(run: &Run) -> String {
     let mut text = format!(
@@ -51,7 +44,7 @@ fn requests(steps: &[Step]) -> String {
             rate(step),
             grouped(step.offered_per_second.round() as u64),
             grouped(step.answered_per_second.round() as u64),
-            percent(step.lost, step.offered),
+            percent(step.loss()),
             grouped(step.late),
         ]
     };
@@ -112,7 +105,7 @@ fn oddities(step: &Step) -> Vec<String> {
         "replies with a UDP checksum that was left for hardware to finish (usual on veth): not verified";
     let counts = [
         (step.duplicates, "duplicate replies"),
-        (step.send_failures, "requests that the interface did not take, not counted as offered"),
+        (step.send_failures, "requests that were due but could not be sent, not counted as offered"),
         (step.unfinished_checksums, unfinished),
     ];
     found.extend(
@@ -128,19 +121,18 @@ fn oddities(step: &Step) -> Vec<String> {
 pub(super) fn warnings(run: &Run) -> Vec<String> {
     let mut warnings = Vec::new();
     for step in &run.steps {
-        let Some(intended) = step.intended_per_second else { continue };
         let limit = "the generator, not the server, is the limit";
-        if step.offered_per_second < OFFERED_SHARE_MIN * intended {
+        if step.offered_too_little().is_some() {
             let offered = grouped(step.offered_per_second.round() as u64);
             warnings.push(format!("asked for {}/s, but only {offered}/s were sent: {limit}", rate(step)));
         }
-        let (late, whole) = (step.send_delay.p99, step.round_trip.p99);
-        if step.round_trip.count > 0 && late as f64 > SEND_DELAY_SHARE_MAX * whole as f64 {
+        // Saturating, a request is due when it is sent.
+        if step.intended_per_second.is_some() && step.sent_too_late().is_some() {
             warnings.push(format!(
                 "at {}/s, 99 % of requests left up to {} late, which is part of the round trip ({} for 99 %): {limit}",
                 rate(step),
-                latency(late),
-                latency(whole)
+                latency(step.send_delay.p99),
+                latency(step.round_trip.p99)
             ));
         }
     }
@@ -209,8 +201,8 @@ fn latency(nanoseconds: u64) -> String {
 }
 
 /// Two digits behind the point, or as many as it takes to see that it is not nothing.
-fn percent(part: u64, whole: u64) -> String {
-    let percent = if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 };
+fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
     if percent == 0.0 || percent >= 0.01 { format!("{percent:.2}") } else { format!("{percent:.6}") }
 }
 
@@ -236,7 +228,7 @@ mod tests {
         for (nanoseconds, text) in cases {
             assert_eq!(latency(nanoseconds), text);
         }
-        assert_eq!([percent(0, 0), percent(1, 3), percent(1, 1_000_000)], ["0.00", "33.33", "0.000100"]);
+        assert_eq!([percent(0.0), percent(1.0 / 3.0), percent(1e-6)], ["0.00", "33.33", "0.000100"]);
     }
 
     #[test]
@@ -247,8 +239,8 @@ mod tests {
 
 round trip, from the time a request should have left
 asked/s     offered/s  answered/s  lost %  late      p50      p90      p99    p99.9   p99.99      max
-1 000           1 000         995    0.25     1  6.00 us  2.00 ms  2.00 ms  2.00 ms  2.00 ms  2.00 ms
-all it can      1 000         995    0.25     1  6.00 us  2.00 ms  2.00 ms  2.00 ms  2.00 ms  2.00 ms
+1 000           1 000         995    0.30     1  6.00 us  2.00 ms  2.00 ms  2.00 ms  2.00 ms  2.00 ms
+all it can      1 000         995    0.30     1  6.00 us  2.00 ms  2.00 ms  2.00 ms  2.00 ms  2.00 ms
 
 server's turnaround, T3 - T2
 ";

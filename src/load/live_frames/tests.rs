@@ -361,6 +361,9 @@ fn plans_that_do_not_fit_are_refused() {
     assert!(refused(Plan { duration: Duration::from_secs(300_000), ..plan() }).contains("78 hours"));
     let long = Plan { rate: Some(1e6), duration: Duration::from_secs(5000), ..plan() };
     assert!(refused(long).contains("5000000000 requests"));
+    // A step has at least one request.
+    let short = Plan { rate: Some(1.0), duration: Duration::from_millis(100), ..plan() };
+    assert_eq!(settings(&scene, &template, &short).unwrap().requests_max, 1);
     let small = settings(&scene, &template, &Plan { rate: Some(10.0), ..plan() }).unwrap();
     let large = settings(&scene, &template, &plan()).unwrap();
     assert_eq!((small.slot_bits, large.slot_bits), (16, 24));

@@ -6,8 +6,7 @@
 //! HdrHistogram's scale gives every further nine the same width: a quantile q is drawn at -log10(1 - q).
 
 use super::chart::{Axis, Chart, LOOKS_COUNT, Point, Series, Size};
-use super::text;
-use super::{STEPS_MAX, loss};
+use super::{STEPS_MAX, text};
 use crate::load::record::{Latencies, Run, Step};
 
 /// A step that loses more than this share is not the one a run is judged by.
@@ -22,9 +21,9 @@ const SPACING: f64 = 0.006;
 /// The step a run is shown by: the highest rate that lost less than [`LOSS_MAX`], or else the one that lost least.
 pub fn shown(run: &Run) -> Option<&Step> {
     let measured = || run.steps.iter().take(STEPS_MAX).filter(|step| step.round_trip.count > 0);
-    let kept = measured().filter(|step| loss(step) < LOSS_MAX && step.offered_per_second.is_finite());
+    let kept = measured().filter(|step| step.loss() < LOSS_MAX && step.offered_per_second.is_finite());
     kept.max_by(|a, b| a.offered_per_second.total_cmp(&b.offered_per_second))
-        .or_else(|| measured().min_by(|a, b| loss(a).total_cmp(&loss(b))))
+        .or_else(|| measured().min_by(|a, b| a.loss().total_cmp(&b.loss())))
 }
 
 /// The line through all of a histogram, and its marks at 50, 90, 99 ... per cent. Nothing where nothing was counted.
@@ -89,7 +88,7 @@ fn percentile_chart<'a>(
 fn step_name(step: &Step) -> String {
     let rate = text::rate(step.offered_per_second);
     let saturating = if step.intended_per_second.is_none() { " (saturating)" } else { "" };
-    format!("{rate}{saturating}, {} lost", text::percent(loss(step)))
+    format!("{rate}{saturating}, {} lost", text::percent(step.loss()))
 }
 
 /// The round-trip curves of all runs in one chart.
@@ -133,7 +132,7 @@ pub fn by_rate(runs: &[Run]) -> Vec<Chart> {
         return Vec::new();
     }
     let answered = rate_series(runs, |step| Some(step.answered_per_second));
-    let lost = rate_series(runs, |step| Some(loss(step)));
+    let lost = rate_series(runs, |step| Some(step.loss()));
     let p99 =
         rate_series(runs, |step| (step.round_trip.p99 > 0).then(|| (step.round_trip.p99 as f64).log10()));
     let most = |series: &[Series], of: fn(&Point) -> f64| {
