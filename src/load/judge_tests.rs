@@ -1,27 +1,15 @@
 use super::*;
-use crate::load::clients::Clients;
 use crate::load::request::{REQUEST_LENGTH_MAX, Template};
+use crate::load::testing;
 use crate::time::NtpTimestamp;
 use crate::wire::{Leap, ReferenceId, Version};
 use zerocopy::IntoBytes;
 
 const NONCE: u32 = 0xdead_beef;
 
-fn scene(target: &str, sources: &str) -> Scene {
-    Scene {
-        interface: "tb0".into(),
-        ifindex: 2,
-        source_mac: [2, 0, 0, 0, 0, 1],
-        target_mac: [2, 0, 0, 0, 0, 2],
-        target: target.parse().unwrap(),
-        port: 123,
-        clients: Clients::new(sources.parse().unwrap(), 1000).unwrap(),
-        expect: Expect::Ntp,
-    }
-}
-
 fn scenes() -> [Scene; 2] {
-    [scene("10.99.1.1", "10.99.8.0/22"), scene("fd99:1::1", "fd99:2::/50")]
+    [("10.99.1.1", "10.99.8.0/22"), ("fd99:1::1", "fd99:2::/50")]
+        .map(|(target, sources)| testing::scene(target, sources, 1000))
 }
 
 /// The reply to request 77, its header changed by `change`.

@@ -134,28 +134,16 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::engine::Expect;
+    use crate::load::testing;
     use crate::wire::Frame;
     use proptest::prelude::*;
-
-    pub fn scene(prefix: &str, target: &str) -> Scene {
-        Scene {
-            interface: "tb0".into(),
-            ifindex: 2,
-            source_mac: [2, 0, 0, 0, 0, 1],
-            target_mac: [2, 0, 0, 0, 0, 2],
-            target: target.parse().unwrap(),
-            port: 123,
-            clients: Clients::new(prefix.parse().unwrap(), 70_000).unwrap(),
-            expect: Expect::Ntp,
-        }
-    }
 
     proptest! {
         /// Read back by the server's parser, which verifies the IPv4 header, and summed as a whole.
         #[test]
         fn every_request_is_whole_and_its_clients_own(nonce: u32, sequence: u32, v6: bool) {
-            let scene = if v6 { scene("fd99:2::/50", "fd99:1::1") } else { scene("10.99.8.0/22", "10.99.1.1") };
+            let (target, sources) = if v6 { ("fd99:1::1", "fd99:2::/50") } else { ("10.99.1.1", "10.99.8.0/22") };
+            let scene = testing::scene(target, sources, 70_000);
             let template = Template::new(&scene);
             let mut bytes = [0xaa; REQUEST_LENGTH_MAX];
             let length = template.write(&mut bytes, nonce, sequence);

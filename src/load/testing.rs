@@ -1,5 +1,7 @@
-//! A small run for tests of what is made from one.
+//! What several modules' tests need: a scene, and a small run.
 
+use super::clients::Clients;
+use super::engine::{Expect, Scene};
 use super::record::{FORMAT, Latencies, Machine, Run, Step, empty_histogram};
 
 fn latencies(values: &[u64]) -> Latencies {
@@ -45,5 +47,19 @@ pub(crate) fn run() -> Run {
         engine_reason: "a test".into(),
         machine: Machine { processor: "none".into(), cpus: 2, kernel: "6.18".into() },
         steps: vec![step, saturated],
+    }
+}
+
+/// `count` clients of the prefix `sources` ask `target`'s port 123.
+pub(crate) fn scene(target: &str, sources: &str, count: u64) -> Scene {
+    Scene {
+        interface: "tb0".into(),
+        ifindex: 2,
+        source_mac: [2, 0, 0, 0, 0, 1],
+        target_mac: [2, 0, 0, 0, 0, 2],
+        target: target.parse().unwrap(),
+        port: 123,
+        clients: Clients::new(sources.parse().unwrap(), count).unwrap(),
+        expect: Expect::Ntp,
     }
 }

@@ -3,10 +3,10 @@
 
 use super::program::{Program, lowest_of_bucket};
 use super::*;
-use crate::load::clients::Clients;
 use crate::load::judge::{Judgement, judge};
 use crate::load::record::{LATENCY_MAX_NANOSECONDS, empty_histogram};
 use crate::load::request::cookie;
+use crate::load::testing;
 use crate::sys::bpf::{TestRunInput, test_run_xdp};
 use crate::wire::{Checksum, Frame};
 use proptest::prelude::*;
@@ -20,17 +20,8 @@ const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
 
 fn scene(prefix: &str, count: u64) -> Scene {
-    let is_v4 = prefix.contains('.');
-    Scene {
-        interface: "lo".into(),
-        ifindex: 1,
-        source_mac: [2, 0, 0, 0, 0, 1],
-        target_mac: [2, 0, 0, 0, 0, 2],
-        target: if is_v4 { "10.99.1.1" } else { "fd99:1::1" }.parse().unwrap(),
-        port: 123,
-        clients: Clients::new(prefix.parse().unwrap(), count).unwrap(),
-        expect: Expect::Ntp,
-    }
+    let target = if prefix.contains('.') { "10.99.1.1" } else { "fd99:1::1" };
+    Scene { interface: "lo".into(), ifindex: 1, ..testing::scene(target, prefix, count) }
 }
 
 /// All that can be asked for at once is due at once.
