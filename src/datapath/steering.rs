@@ -13,14 +13,16 @@ mod error;
 
 use self::error::{attach_cause, os_error};
 use super::interface::TagStack;
-use crate::sys::bpf::{LoadRefused, create_xdp_link, detach_xdp_link, load_device_bound_xdp};
+use crate::sys::bpf::{
+    LoadRefused, create_xdp_link, detach_xdp_link, load_device_bound_xdp, translated_length,
+};
 use crate::sys::netlink::device_features;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::btf::{Btf, BtfKind};
-use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_insn};
+use aya_obj::generated::{BPF_CALL, BPF_JA, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_insn};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -386,8 +388,43 @@ fn load_device_bound(ebpf: &Ebpf, interface_index: u32) -> Result<OwnedFd, Steer
         .map(|function| function.instructions.clone())
         .ok_or_else(|| SteeringError::Object(format!("no program {}", object::PROGRAM)))?;
     call_kernel_function(&mut instructions, function);
-    load_device_bound_xdp(object::PROGRAM, &instructions, &parsed.license, interface_index)
-        .map_err(|LoadRefused { error, log }| SteeringError::refused(Variant::DeviceBound, error, &log))
+    leave_room(&mut instructions);
+    let program = load_device_bound_xdp(object::PROGRAM, &instructions, &parsed.license, interface_index)
+        .map_err(|LoadRefused { error, log }| SteeringError::refused(Variant::DeviceBound, error, &log))?;
+    let translated = translated_length(&program)
+        .map_err(|error| SteeringError::refused(Variant::DeviceBound, error, ""))?;
+    if !stayed_in_place(instructions.len(), translated) {
+        return Err(SteeringError::Moved { loaded: size_of_val(&*instructions), translated });
+    }
+    Ok(program)
+}
+
+/// What the kernel's allocations for programs are multiples of, in bytes. It may be more, never less.
+const PAGE: usize = 4096;
+/// More than the kernel's `struct bpf_prog` takes before the instructions (72 to 96 bytes in 6.3 to 6.18).
+const PROGRAM_HEADER_MAX: usize = 128;
+
+/// Puts as many idle instructions before the program as make it a page longer.
+///
+/// The verifier replaces some instructions by several, and moves a program that outgrows its pages by that. Up to Linux 6.18
+/// at least, the interface's list of the programs bound to it keeps the old address, and an interface that leaves before its
+/// program does has the kernel read freed memory: it was seen to die of that, its network lock held. The verifier takes the
+/// idle instructions out first and leaves their room.
+fn leave_room(instructions: &mut Vec<bpf_insn>) {
+    // A jump to the next instruction.
+    let idle = bpf_insn {
+        code: (BPF_JMP | BPF_JA) as u8,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm: 0,
+    };
+    instructions.splice(..0, [idle; PAGE / size_of::<bpf_insn>()]);
+}
+
+/// Did the verifier leave a program of so many instructions where it was, now that it has so many bytes of them?
+const fn stayed_in_place(loaded: usize, translated: usize) -> bool {
+    (PROGRAM_HEADER_MAX + translated).div_ceil(PAGE) <= (loaded * size_of::<bpf_insn>()).div_ceil(PAGE)
 }
 
 /// Turns the calls of the placeholder helper into calls of the kernel function with that BTF type ID.
@@ -422,5 +459,22 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(error) if os_error(&error).and_then(io::Error::raw_os_error) == Some(libc::ENOENT) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_has_a_page_to_grow_by() {
+        let mut instructions = Vec::new();
+        leave_room(&mut instructions);
+        assert_eq!(size_of_val(&*instructions), PAGE);
+        // What was seen: 3,504 bytes that became 4,112.
+        assert!(!stayed_in_place(3504 / 8, 4112));
+        assert!(stayed_in_place((3504 + PAGE) / 8, 4112));
+        assert!(stayed_in_place(3504 / 8, PAGE - PROGRAM_HEADER_MAX));
+        assert!(!stayed_in_place(3504 / 8, PAGE - PROGRAM_HEADER_MAX + 1));
     }
 }

@@ -1,7 +1,7 @@
 //! The `bpf(2)` commands that aya does not offer, or hides the cause of failure of.
 //!
-//! Owns: loading a device-bound program, making, changing and breaking the link that attaches an XDP program, and the kernel's
-//! test run, which can also send.
+//! Owns: loading a device-bound program, asking what became of it, making, changing and breaking the link that attaches an
+//! XDP program, and the kernel's test run, which can also send.
 //! Does not own: maps and the plain program (aya), nor what the error codes mean to a user (`datapath::steering`).
 //!
 //! The one idea a newcomer lacks: every command takes a prefix of the kernel's `union bpf_attr`, and the kernel reads
@@ -48,6 +48,26 @@ struct ProgramLoad {
     expected_attach_type: u32,
 }
 const _: () = assert!(size_of::<ProgramLoad>() == 72);
+
+/// `BPF_OBJ_GET_INFO_BY_FD`'s part of `union bpf_attr`.
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    info_length: u32,
+    info: u64,
+}
+
+/// The beginning of the kernel's `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    program_type: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_length: u32,
+    translated_length: u32,
+}
+const _: () = assert!(size_of::<ProgramInfo>() == 24);
 
 /// `BPF_LINK_CREATE`'s part of `union bpf_attr`.
 #[repr(C)]
@@ -163,6 +183,22 @@ pub fn load_device_bound_xdp(
     }
     let written = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
     Err(LoadRefused { error, log: String::from_utf8_lossy(&log[..written]).into_owned() })
+}
+
+/// How many bytes of instructions the verifier made of a loaded program.
+///
+/// # Errors
+/// What the kernel said.
+pub fn translated_length(program: impl AsFd) -> io::Result<usize> {
+    let mut info = ProgramInfo::default();
+    let mut query = InfoByFd {
+        fd: raw(&program),
+        info_length: size_of::<ProgramInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: `query` points at `info` with its true length, which outlives the call and is plain integers.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut query) }?;
+    Ok(info.translated_length as usize)
 }
 
 /// Attaches an XDP program to an interface of the caller's network namespace, for as long as the returned link is open.

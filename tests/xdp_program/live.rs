@@ -18,7 +18,7 @@ use std::time::Duration;
 use timeball::datapath::steering::{
     AttachMode, Steering, SteeringAddress, SteeringConfig, SteeringError, Variant, Verdict,
 };
-use timeball::sys::bpf::{ReceiveQueue, TestRunInput, test_run_xdp};
+use timeball::sys::bpf::{ReceiveQueue, TestRunInput, test_run_xdp, translated_length};
 
 /// Runs `test` in a thread with a network namespace of its own, or says SKIP.
 fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
@@ -111,6 +111,23 @@ fn device_bound_program_attaches_in_driver_mode_only_and_leaves_nothing_behind()
         assert_eq!(attached_mode(), 1);
         drop(steering);
         assert_eq!(attached_mode(), 0);
+    });
+}
+
+/// A kernel that keeps the old address of a program that moved would read freed memory when the interface leaves.
+#[test]
+fn the_verifier_does_not_move_the_device_bound_program_and_its_interface_may_leave_first() {
+    in_new_namespace(|| {
+        let Some(index) = veth() else { return };
+        let Some(mut steering) = load_on(index, Variant::DeviceBound) else { return };
+        let Some(plain) = load_on(index, Variant::Plain) else { return };
+        // The padding is gone: what is left is about as long as the plain variant.
+        let translated = translated_length(steering.program()).unwrap();
+        let unpadded = translated_length(plain.program()).unwrap();
+        assert!(translated.abs_diff(unpadded) < 1024, "{translated} and {unpadded} bytes");
+        steering.attach(AttachMode::Driver).unwrap();
+        ip("link del server");
+        drop(steering);
     });
 }
 

@@ -32,6 +32,17 @@ pub enum SteeringError {
     /// The driver has none.
     #[error("no NIC receive stamps: the driver gives XDP none")]
     NoDriverStamps,
+    /// The verifier moved the device-bound program, and the kernel's own list of them does not know: an interface that
+    /// leaves would have it read freed memory.
+    #[error(
+        "the device-bound XDP program outgrew its memory in the kernel: {loaded} bytes of instructions became {translated}, which this kernel may not survive when the interface leaves"
+    )]
+    Moved {
+        /// Bytes of instructions that were loaded.
+        loaded: usize,
+        /// Bytes that the verifier made of them.
+        translated: usize,
+    },
     /// The kernel refused the program.
     #[error("the kernel refused the {variant} XDP program: {error}{cause}{verifier}")]
     Load {
