@@ -270,6 +270,18 @@ impl XdpSocket {
         self.set(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &descriptors)
     }
 
+    /// Lets packets of `bytes` together, as the kernel counts them with its own structures, be on their way in copy mode
+    /// (`SO_SNDBUFFORCE`, or `SO_SNDBUF`, which is cut to net.core.wmem_max). The kernel's default is 208 KiB.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_send_buffer(&self, bytes: u32) -> io::Result<()> {
+        // The kernel doubles what it is given.
+        let half = libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX).cast_unsigned();
+        self.set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &half)
+            .or_else(|_| self.set(libc::SOL_SOCKET, libc::SO_SNDBUF, &half))
+    }
+
     /// Tells the kernel to look at the transmit ring; never blocks.
     ///
     /// # Errors
