@@ -32,6 +32,7 @@ const ROUNDS_PER_TURN: usize = 8;
 const BUSY_TURNS_PER_POLL: u32 = 64;
 const RETRY: Duration = Duration::from_millis(2);
 const LINK_CHECK: Duration = Duration::from_secs(1);
+const TIME_SLICE: Duration = Duration::from_micros(100);
 const BUSY_POLL: Duration = Duration::from_micros(20);
 const BUSY_POLL_BUDGET: u32 = 64;
 const NTP_PORT: u16 = 123;
@@ -81,6 +82,8 @@ trait Rings: AsFd {
     fn has_received(&mut self) -> bool;
     /// Are there packets that the kernel would not take yet?
     fn has_unsent(&mut self) -> bool;
+    /// Do the system calls of [`Self::round`] make the NIC deliver, when spinning?
+    fn drives_nic(&mut self) -> bool;
     /// What was counted.
     fn counts(&self) -> serde_json::Value;
 }
@@ -108,6 +111,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     {
         return Err(format!("cannot be pinned to CPU {core}").into());
     }
+    process::set_time_slice(TIME_SLICE)?;
     // Kept until the end: dropping it takes the program off.
     let (_steering, mut rings, carrier) = open(arguments)?;
     writeln!(io::stdout(), "ready")?;
@@ -174,8 +178,11 @@ fn reflect(rings: &mut dyn Rings, signals: &SignalFd, busy_poll: bool) -> Result
             wait = turn(rings)?;
         }
         if busy_poll {
+            let drives_nic = rings.drives_nic();
             for _ in 0..BUSY_TURNS_PER_POLL {
-                rings.round()?;
+                if (rings.round()? == 0 || !rings.has_received()) && !drives_nic {
+                    std::thread::yield_now();
+                }
             }
             wait = Some(Duration::ZERO);
         }

@@ -64,6 +64,11 @@ impl Rings for Own {
         self.port.has_unsent()
     }
 
+    fn drives_nic(&mut self) -> bool {
+        self.port.note_driving();
+        self.port.facts().drives_nic
+    }
+
     fn counts(&self) -> Value {
         let counters = self.port.counters();
         json!({

@@ -44,6 +44,11 @@ impl Rings for ThroughXskRs {
         self.0.waiting() > 0
     }
 
+    fn drives_nic(&mut self) -> bool {
+        self.0.note_driving();
+        self.0.drives_nic()
+    }
+
     fn counts(&self) -> Value {
         let counters = self.0.counters();
         json!({

@@ -19,7 +19,7 @@ mod open;
 #[cfg(test)]
 mod tests;
 
-pub use open::{BusyPoll, PortConfig, PortError, PortFacts, RingSizes};
+pub use open::{BusyPoll, COPIED_BYTES_MAX, PortConfig, PortError, PortFacts, RingSizes};
 
 use super::ring::{Consumer, Descriptor, FrameAddress, Producer};
 use super::umem::{Balance, NotTransmittable, Received, Umem};
@@ -313,7 +313,7 @@ impl<K: Wake> Port<K> {
         completed
     }
 
-    /// Gives free frames to the kernel to receive into, and wakes it where it asks for that or busy polling is on.
+    /// Gives free frames to the kernel to receive into, and wakes it where it asks for that or busy polling works.
     pub fn refill(&mut self) -> Link {
         let room = self.rings.fill.free();
         if room == self.rings.fill.entries() {
@@ -325,7 +325,7 @@ impl<K: Wake> Port<K> {
             debug_assert!(pushed, "there was room for it");
         }
         self.rings.fill.submit();
-        if !self.facts.busy_poll && !self.rings.fill.needs_wakeup() {
+        if !self.facts.drives_nic && !self.rings.fill.needs_wakeup() {
             return Link::Up;
         }
         self.counters.wakeups += 1;

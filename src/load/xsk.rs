@@ -14,6 +14,7 @@
 //! ```
 #![allow(unsafe_code)]
 
+use crate::datapath::af_xdp::COPIED_BYTES_MAX;
 pub use crate::sys::xdp_socket::CopyMode;
 use crate::sys::xdp_socket::{KernelStatistics, XdpSocket};
 use std::error::Error;
@@ -108,7 +109,7 @@ pub struct Xsk {
     /// Frames to be put into the transmit ring by the next flush. It has room for them.
     outgoing: Vec<FrameDesc>,
     batch: Box<[FrameDesc; BATCH]>,
-    busy_poll: bool,
+    drives_nic: bool,
     counters: XskCounters,
 }
 
@@ -151,6 +152,8 @@ impl Xsk {
         // One wake-up moves as many packets as the ring holds, where the kernel knows how (6.17); else 32, and
         // `flush` goes on.
         let _ = control.set_tx_budget(config.entries);
+        // The ring is to bound what is on its way in copy mode, not the kernel's default for 200 packets.
+        let _ = control.set_send_buffer(config.entries.saturating_mul(COPIED_BYTES_MAX));
         let mut xsk = Self {
             control,
             fill,
@@ -162,7 +165,7 @@ impl Xsk {
             free,
             outgoing: Vec::with_capacity(config.entries as usize),
             batch: Box::new([FrameDesc::default(); BATCH]),
-            busy_poll: false,
+            drives_nic: false,
             counters: XskCounters::default(),
         };
         xsk.refill();
@@ -175,8 +178,19 @@ impl Xsk {
     /// As [`XdpSocket::set_busy_poll`].
     pub fn set_busy_poll(&mut self, microseconds: u32, budget: u32) -> io::Result<()> {
         self.control.set_busy_poll(microseconds, budget)?;
-        self.busy_poll = true;
+        self.note_driving();
         Ok(())
+    }
+
+    /// Does busy polling, once set, have something to poll? As of the last [`Self::note_driving`].
+    #[must_use]
+    pub fn drives_nic(&self) -> bool {
+        self.drives_nic
+    }
+
+    /// Asks the kernel; its answer may change with the first packet.
+    pub fn note_driving(&mut self) {
+        self.drives_nic = self.control.polled_napi().is_ok_and(|napi| napi != 0);
     }
 
     /// What was counted so far.
@@ -297,14 +311,14 @@ impl Xsk {
         Ok(())
     }
 
-    /// Gives free frames to the kernel to receive into, and wakes it where it asks for that or busy polling is on.
+    /// Gives free frames to the kernel to receive into, and wakes it where it asks for that or busy polling works.
     pub fn refill(&mut self) {
         let room = self.fill.nb_free_exact() as usize;
         let start = self.free.len().saturating_sub(room);
         // SAFETY: free frames of this umem are in no ring, and those that went there are forgotten on the next line.
         let filled = unsafe { self.fill.produce(&self.free[start..]) };
         self.free.drain(start..start + filled);
-        if self.busy_poll || self.fill.needs_wakeup() {
+        if self.drives_nic || self.fill.needs_wakeup() {
             self.counters.wakeups += 1;
             // An interface that is down or gone shows in `flush` and in what does not come.
             let _ = self.control.wake_receive();

@@ -288,6 +288,46 @@ pub fn set_thread_name(name: &str) {
     }
 }
 
+/// The kernel's `struct sched_attr` of `linux/sched/types.h`, in its first version.
+#[repr(C)]
+struct SchedulingAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+const _: () = assert!(size_of::<SchedulingAttributes>() == 48);
+
+/// Asks the kernel to let the calling thread, an ordinary one, run for no longer than `slice` at a time when others want the
+/// CPU, and sooner in return: the share of the CPU stays the same. The kernel takes 0.1 ms to 100 ms; before Linux 6.12 it
+/// takes no notice.
+///
+/// # Errors
+/// What sched_setattr(2) says.
+pub fn set_time_slice(slice: Duration) -> io::Result<()> {
+    // SAFETY: getpriority takes two numbers; 0 is the calling thread. It cannot fail for it, so -1 is a priority.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let attributes = SchedulingAttributes {
+        size: size_of::<SchedulingAttributes>() as u32,
+        policy: libc::SCHED_OTHER.cast_unsigned(),
+        flags: 0,
+        nice,
+        priority: 0,
+        runtime: u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX),
+        deadline: 0,
+        period: 0,
+    };
+    // SAFETY: the attributes say their own size, live through the call and are only read; 0 is the calling thread.
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Takes over a descriptor that a system call has just returned, or the error that it left.
 pub(super) fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
@@ -350,6 +390,29 @@ mod tests {
             set_thread_name("worker-with-a-long-name");
             let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
             assert_eq!(name.trim_end(), "worker-with-a-l");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_time_slice_changes_neither_policy_nor_nice_value() {
+        std::thread::spawn(|| {
+            // SAFETY: two numbers, as above.
+            let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+            // SAFETY: three numbers.
+            assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 3) }, 0);
+            set_time_slice(Duration::from_micros(100)).unwrap();
+            assert_eq!(nice(), 3);
+            // SAFETY: a number.
+            assert_eq!(unsafe { libc::sched_getscheduler(0) }, libc::SCHED_OTHER);
+            // Taken for nanoseconds, by kernels that show it.
+            let schedule = std::fs::read_to_string("/proc/thread-self/sched").unwrap_or_default();
+            let slice = schedule.lines().find(|line| line.starts_with("se.slice"));
+            match slice.and_then(|line| line.rsplit_once(':')) {
+                Some((_, value)) => assert_eq!(value.trim(), "100000"),
+                None => eprintln!("SKIP: this kernel does not show a thread's slice"),
+            }
         })
         .join()
         .unwrap();

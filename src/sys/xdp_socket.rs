@@ -19,6 +19,8 @@ const SO_BUSY_POLL: libc::c_int = 46;
 const SO_PREFER_BUSY_POLL: libc::c_int = 69;
 /// `SO_BUSY_POLL_BUDGET` (kernel 5.11): packets per busy poll.
 const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
+/// `SO_INCOMING_NAPI_ID` (kernel 4.12): which NAPI context busy polling polls.
+const SO_INCOMING_NAPI_ID: libc::c_int = 56;
 /// `XDP_MAX_TX_SKB_BUDGET` of `linux/if_xdp.h` (kernel 6.17), not in libc yet: descriptors one copy-mode `sendto`
 /// moves, 32 without it.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
@@ -177,7 +179,9 @@ impl XdpSocket {
         const NONE: libc::xdp_ring_offset =
             libc::xdp_ring_offset { producer: 0, consumer: 0, desc: 0, flags: 0 };
         let mut all = libc::xdp_mmap_offsets { rx: NONE, tx: NONE, fr: NONE, cr: NONE };
-        if self.get(libc::XDP_MMAP_OFFSETS, &mut all)? < mem::size_of::<libc::xdp_mmap_offsets>() {
+        if self.get(libc::SOL_XDP, libc::XDP_MMAP_OFFSETS, &mut all)?
+            < mem::size_of::<libc::xdp_mmap_offsets>()
+        {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
         let raw = match ring {
@@ -223,7 +227,7 @@ impl XdpSocket {
     /// What getsockopt(2) says.
     pub fn is_zero_copy(&self) -> io::Result<bool> {
         let mut options = libc::xdp_options { flags: 0 };
-        self.get(libc::XDP_OPTIONS, &mut options)?;
+        self.get(libc::SOL_XDP, libc::XDP_OPTIONS, &mut options)?;
         Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
     }
 
@@ -240,7 +244,7 @@ impl XdpSocket {
             rx_fill_ring_empty_descs: 0,
             tx_ring_empty_descs: 0,
         };
-        self.get(libc::XDP_STATISTICS, &mut raw)?;
+        self.get(libc::SOL_XDP, libc::XDP_STATISTICS, &mut raw)?;
         Ok(KernelStatistics {
             rx_dropped: raw.rx_dropped,
             rx_invalid_descriptors: raw.rx_invalid_descs,
@@ -260,6 +264,16 @@ impl XdpSocket {
         self.set(libc::SOL_SOCKET, SO_PREFER_BUSY_POLL, &1_u32)?;
         self.set(libc::SOL_SOCKET, SO_BUSY_POLL, &microseconds)?;
         self.set(libc::SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget)
+    }
+
+    /// The number of the NAPI context that busy polling polls; 0 if there is none, and then the kernel polls nothing.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn polled_napi(&self) -> io::Result<u32> {
+        let mut napi = 0;
+        self.get(libc::SOL_SOCKET, SO_INCOMING_NAPI_ID, &mut napi)?;
+        Ok(napi)
     }
 
     /// How many descriptors one copy-mode `sendto` moves: 32 to the transmit ring's size.
@@ -318,13 +332,13 @@ impl XdpSocket {
         done(result)
     }
 
-    /// Reads an option of SOL_XDP into `value`; how many bytes the kernel wrote.
-    fn get<T: Plain>(&self, option: libc::c_int, value: &mut T) -> io::Result<usize> {
+    /// Reads an option into `value`; how many bytes the kernel wrote.
+    fn get<T: Plain>(&self, level: libc::c_int, option: libc::c_int, value: &mut T) -> io::Result<usize> {
         let mut length = mem::size_of::<T>() as libc::socklen_t;
         let into = (&raw mut *value).cast();
         // SAFETY: `value` points to `length` writable bytes, and the kernel writes no more than `length`; T is plain
         // integers, so any bytes are a value of it.
-        let result = unsafe { libc::getsockopt(self.raw(), libc::SOL_XDP, option, into, &raw mut length) };
+        let result = unsafe { libc::getsockopt(self.raw(), level, option, into, &raw mut length) };
         done(result).map(|()| length as usize)
     }
 }

@@ -30,7 +30,7 @@ const BIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the kernel's copy of a packet takes of the socket's send buffer at most: a frame that fits 2048 bytes and its own
 /// structures. The transmit ring bounds what is on its way, not the kernel's default of some 200 packets.
-const COPIED_BYTES_MAX: u32 = 4096;
+pub const COPIED_BYTES_MAX: u32 = 4096;
 
 /// `NETDEV_XSK_FLAGS_TX_TIMESTAMP` of linux/netdev.h.
 const XSK_TX_TIMESTAMP: u64 = 1;
@@ -156,8 +156,11 @@ pub struct PortFacts {
     pub pages: Pages,
     /// The kernel says when it must be woken.
     pub need_wakeup: bool,
-    /// The worker's system calls drive the NIC.
+    /// Busy polling was asked for.
     pub busy_poll: bool,
+    /// And the worker's system calls make the NIC deliver. Linux 6.14 and newer can do that in zero-copy mode only, and
+    /// older ones from the first packet on: [`Port::note_driving`] asks again.
+    pub drives_nic: bool,
     /// Packets one copy-mode wake-up moves.
     pub tx_budget: u32,
     /// Bytes taken in this process, as [`PortConfig::memory_bytes`] foretold.
@@ -283,6 +286,7 @@ impl Port<XdpSocket> {
             pages: umem.memory().pages(),
             need_wakeup: config.need_wakeup,
             busy_poll: false,
+            drives_nic: false,
             tx_budget,
             memory_bytes: rings.mapped_bytes() + umem.memory_bytes(),
             refused,
@@ -296,6 +300,7 @@ impl Port<XdpSocket> {
             let microseconds = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
             port.kernel.set_busy_poll(microseconds, budget).map_err(failed("SO_BUSY_POLL"))?;
             port.facts.busy_poll = true;
+            port.note_driving();
         }
         Ok(port)
     }
@@ -309,6 +314,11 @@ impl Port<XdpSocket> {
             self.facts.tx_metadata = false;
             self.facts.refused.push("transmit stamps: the driver has none in zero-copy mode".to_owned());
         }
+    }
+
+    /// Looks whether busy polling has something to poll.
+    pub fn note_driving(&mut self) {
+        self.facts.drives_nic = self.facts.busy_poll && self.kernel.polled_napi().is_ok_and(|napi| napi != 0);
     }
 
     /// Fills the fill ring without a wake-up: there is nobody to wake yet.

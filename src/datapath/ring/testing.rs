@@ -166,6 +166,7 @@ impl FakeKernel {
             pages: umem.memory().pages(),
             need_wakeup: config.need_wakeup,
             busy_poll: false,
+            drives_nic: false,
             tx_budget: TX_BUDGET,
             memory_bytes: umem.memory_bytes(),
             refused: Vec::new(),
