@@ -69,9 +69,10 @@ fn status_text(report: &StatusReport) -> String {
     let memory = &report.memory;
     let _ = writeln!(
         text,
-        "memory   queues {}, rate limit {}, client statistics {}\n",
+        "memory   queues {}, rate limit {}{}, client statistics {}\n",
         bytes(memory.queues_bytes),
         bytes(memory.rate_limit_bytes),
+        on_huge_pages(report.tables.rate_limit_huge_page_bytes),
         bytes(memory.client_statistics_bytes)
     );
     text.push_str(&replies_table(report));
@@ -271,3 +272,7 @@ fn duration(seconds: f64) -> String {
         _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
     }
 }
+fn on_huge_pages(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" ({} on huge pages)", bytes(count)) }
+}
+

@@ -170,6 +170,8 @@ pub struct TablesReport {
 
 /// Who asks.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
+    /// Bytes of the rate limit's table that are on huge pages.
+    pub rate_limit_huge_page_bytes: usize,
 pub struct ClientsReport {
     /// About how many different clients asked.
     pub distinct_estimate: u64,

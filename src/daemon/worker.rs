@@ -14,6 +14,7 @@ use crate::datapath::af_xdp::{Link, Port};
 use crate::datapath::udp::UdpPort;
 use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
+use crate::sys::memory::prefetch;
 use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::socket::{BATCH_MAX, Batch};
 use crate::wire::Mode;
@@ -388,6 +389,9 @@ impl Worker {
             }
         }
         let before = self.sockets.counts();
+        for datagram in self.batch.datagrams() {
+            self.answering.responder.prefetch(datagram.source().ip(), prefetch);
+        }
         self.sockets.send(index, &mut self.batch);
         let after = self.sockets.counts();
         counters.unsent.add(after.unsent() - before.unsent());
