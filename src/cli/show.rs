@@ -76,6 +76,7 @@ fn status_text(report: &StatusReport) -> String {
         bytes(memory.client_statistics_bytes)
     );
     text.push_str(&replies_table(report));
+    text.push_str(&priority_text(report));
     for interface in &report.interfaces {
         text.push('\n');
         text.push_str(&interface_text(interface));
@@ -95,6 +96,18 @@ fn status_text(report: &StatusReport) -> String {
             writeln!(text, "         packets without association, by mode: {}", counts(&report.unsolicited));
     }
     text
+}
+
+/// Nothing where real-time priorities are not configured.
+fn priority_text(report: &StatusReport) -> String {
+    let workers = &report.workers;
+    if let Some(reason) = workers.iter().find_map(|worker| worker.priority_refused.as_ref()) {
+        return format!("priority ordinary, not as configured: {reason}\n");
+    }
+    match workers.first().and_then(|worker| worker.realtime_priority) {
+        Some(priority) => format!("priority real-time (SCHED_FIFO), {priority}\n"),
+        None => String::new(),
+    }
 }
 
 /// One line per worker and path that was used, and the sums.
@@ -263,6 +276,10 @@ fn bytes(count: usize) -> String {
     }
 }
 
+fn on_huge_pages(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" ({} on huge pages)", bytes(count)) }
+}
+
 fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
@@ -272,7 +289,3 @@ fn duration(seconds: f64) -> String {
         _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
     }
 }
-fn on_huge_pages(count: usize) -> String {
-    if count == 0 { String::new() } else { format!(" ({} on huge pages)", bytes(count)) }
-}
-

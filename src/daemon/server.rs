@@ -221,7 +221,8 @@ impl Server {
             (0, Some(only)) => Crew::Inline(Box::new(only)),
             (_, last) => {
                 workers_ready.extend(last);
-                Crew::start(workers_ready, config.busy_poll).map_err(system("starting workers"))?
+                Crew::start(workers_ready, config.busy_poll, config.realtime_priority)
+                    .map_err(system("starting workers"))?
             }
         };
         let common =
@@ -241,8 +242,8 @@ impl Server {
             crew,
             statistics,
             limiters,
-            control_socket,
             limiters_huge_bytes,
+            control_socket,
             #[cfg(feature = "metrics")]
             exporter: None,
             socket_news: News::default(),

@@ -288,6 +288,23 @@ pub fn set_thread_name(name: &str) {
     }
 }
 
+/// Makes the calling thread a real-time one (`SCHED_FIFO`): it runs before all ordinary threads, until it waits. Threads and
+/// processes that it starts are ordinary. `priority` is 1 to 99, see sched(7).
+///
+/// # Errors
+/// EPERM without CAP_SYS_NICE where `RLIMIT_RTPRIO` is less; EINVAL for another priority.
+pub fn set_realtime_priority(priority: u8) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority.into() };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: pthread_self is this live thread.
+    let this_thread = unsafe { libc::pthread_self() };
+    // SAFETY: the parameters live through the call, which reads them; being scheduled otherwise breaks nothing of Rust's.
+    match unsafe { libc::pthread_setschedparam(this_thread, policy, &raw const parameters) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// Takes over a descriptor that a system call has just returned, or the error that it left.
 pub(super) fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
@@ -342,6 +359,36 @@ mod tests {
         assert_eq!(effective_capabilities(status), Some(1 << 10 | 1 << 12 | 1 << 13));
         assert_eq!(effective_capabilities("Name:\tx\n"), None);
         assert!(missing_capabilities(&[]).unwrap().is_empty());
+    }
+
+    /// (Real-time priority, policy) of the calling thread: fields 40 and 41 of proc_pid_stat(5).
+    fn scheduling() -> (u32, u32) {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // The third field follows the name, which is in parentheses.
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        (fields[37].parse().unwrap(), fields[38].parse().unwrap())
+    }
+
+    #[test]
+    fn a_real_time_thread_starts_ordinary_ones() {
+        std::thread::spawn(|| {
+            assert_eq!(scheduling(), (0, libc::SCHED_OTHER.cast_unsigned()));
+            let refused = set_realtime_priority(100).unwrap_err();
+            assert!([libc::EINVAL, libc::EPERM].map(Some).contains(&refused.raw_os_error()), "{refused}");
+            match set_realtime_priority(1) {
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+                    eprintln!("SKIP: no right to a real-time priority");
+                }
+                Ok(()) => {
+                    assert_eq!(scheduling(), (1, libc::SCHED_FIFO.cast_unsigned()));
+                    let child = std::thread::spawn(scheduling).join().unwrap();
+                    assert_eq!(child, (0, libc::SCHED_OTHER.cast_unsigned()));
+                }
+            }
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]
