@@ -69,6 +69,7 @@ fn every_key_is_read() {
         workers: Workers::Count(2),
         cores: vec![1, 2],
         busy_poll: true,
+        realtime_priority: None,
         socket: "/tmp/timeball.sock".into(),
         clock_control: false,
         kod: true,
@@ -179,6 +180,7 @@ fn ranges_hold_at_both_ends() {
     let cases = [
         ("", "port", 1, 65_535),
         ("", "workers", 0, 64),
+        ("", "realtime-priority", 1, 99),
         ("[rate-limit]\n", "burst", 1, 1023),
         ("[rate-limit]\n", "leak", 0, 1024),
         ("[rate-limit]\n", "ipv4-prefix", 8, 32),
@@ -222,6 +224,29 @@ fn af_xdp_needs_an_interface() {
     );
     assert!(parse("datapath = \"af-xdp\"\ninterface = []").is_err());
     assert!(parse_with("datapath = \"af-xdp\"", &flags(&["eth0"])).is_ok());
+}
+
+#[test]
+fn a_real_time_priority_is_for_workers_that_sleep() {
+    assert_eq!(parse("realtime-priority = 50").expect("right").realtime_priority, Some(50));
+    assert_eq!(parse("realtime-priority = \"off\"").expect("right").realtime_priority, None);
+    assert!(parse("realtime-priority = \"off\"\nbusy-poll = true\nworkers = 0").is_ok());
+    for (wrong, message) in [
+        ("realtime-priority = 0", "1: realtime-priority = 0: must be \"off\" or 1 to 99"),
+        ("realtime-priority = \"high\"", "1: realtime-priority = \"high\": must be \"off\" or 1 to 99"),
+        (
+            "busy-poll = true\nrealtime-priority = 1",
+            "2: realtime-priority = 1: must be \"off\" with busy-poll = true: who spins at such a priority leaves its CPU \
+             to nobody, the kernel's own work included",
+        ),
+        (
+            "realtime-priority = 99\nworkers = 0",
+            "1: realtime-priority = 99: must be \"off\" with workers = 0: there is no worker, and all else is to be \
+             ordinary",
+        ),
+    ] {
+        assert_eq!(parse(wrong).expect_err(wrong), format!("timeball.toml:{message}"));
+    }
 }
 
 #[test]
@@ -417,7 +442,8 @@ fn any_config() -> impl Strategy<Value = Config> {
     let datapath = prop_oneof![Just(Datapath::Auto), Just(Datapath::Socket)];
     let log =
         prop_oneof![Just(LogLevel::Error), Just(LogLevel::Warn), Just(LogLevel::Info), Just(LogLevel::Debug)];
-    let scalars = (1_u16..=65_535, datapath, workers, any::<[bool; 3]>(), log, "/\\PC{0,20}");
+    let priority = prop::option::of(1_u8..=99);
+    let scalars = (1_u16..=65_535, datapath, workers, any::<[bool; 3]>(), priority, log, "/\\PC{0,20}");
     let cores = prop::collection::btree_set(0_u16..=1023, 0..4);
     let interfaces = prop::collection::vec(any_interface(), 0..3);
     let tables = (
@@ -429,7 +455,8 @@ fn any_config() -> impl Strategy<Value = Config> {
         any_metrics(),
     );
     (scalars, cores, tables).prop_map(|(scalars, cores, tables)| {
-        let (port, datapath, workers, [busy_poll, clock_control, kod], log, socket) = scalars;
+        let (port, datapath, workers, [busy_poll, clock_control, kod], priority, log, socket) = scalars;
+        let realtime_priority = priority.filter(|_| !busy_poll && workers != Workers::Count(0));
         let (reference, mut interfaces, access, rate_limit, clients, metrics) = tables;
         for (number, interface) in interfaces.iter_mut().enumerate() {
             interface.name = format!("eth{number}");
@@ -440,6 +467,7 @@ fn any_config() -> impl Strategy<Value = Config> {
             workers,
             cores: cores.into_iter().collect(),
             busy_poll,
+            realtime_priority,
             socket: socket.into(),
             clock_control,
             kod,

@@ -15,7 +15,7 @@ use timeball::serve::limit::{Lottery, RateLimiter, RateParameters};
 use timeball::serve::testing::client_request;
 use timeball::serve::{Policy, Responder};
 use timeball::snapshot::SnapshotCell;
-use timeball::sys::clock;
+use timeball::sys::{clock, memory};
 
 /// A queue, whoever asks it, and who answers.
 pub struct Rounds {
@@ -103,6 +103,8 @@ fn unrefusing_responder(clients: usize) -> Responder {
     let lengths = PrefixLengths::default();
     let limiter =
         RateLimiter::new(RateParameters { leak: 1, clients: clients * 3 / 2, ..RateParameters::default() });
+    // As the daemon does.
+    memory::collapse(limiter.table());
     let policy = Policy {
         access: Arc::new(AccessList::new(Action::Allow, prefixes()).expect("rules that agree")),
         limiter: Some(Arc::new(limiter)),

@@ -69,12 +69,14 @@ fn status_text(report: &StatusReport) -> String {
     let memory = &report.memory;
     let _ = writeln!(
         text,
-        "memory   queues {}, rate limit {}, client statistics {}\n",
+        "memory   queues {}, rate limit {}{}, client statistics {}\n",
         bytes(memory.queues_bytes),
         bytes(memory.rate_limit_bytes),
+        on_huge_pages(report.tables.rate_limit_huge_page_bytes),
         bytes(memory.client_statistics_bytes)
     );
     text.push_str(&replies_table(report));
+    text.push_str(&priority_text(report));
     for interface in &report.interfaces {
         text.push('\n');
         text.push_str(&interface_text(interface));
@@ -94,6 +96,18 @@ fn status_text(report: &StatusReport) -> String {
             writeln!(text, "         packets without association, by mode: {}", counts(&report.unsolicited));
     }
     text
+}
+
+/// Nothing where real-time priorities are not configured.
+fn priority_text(report: &StatusReport) -> String {
+    let workers = &report.workers;
+    if let Some(reason) = workers.iter().find_map(|worker| worker.priority_refused.as_ref()) {
+        return format!("priority ordinary, not as configured: {reason}\n");
+    }
+    match workers.first().and_then(|worker| worker.realtime_priority) {
+        Some(priority) => format!("priority real-time (SCHED_FIFO), {priority}\n"),
+        None => String::new(),
+    }
 }
 
 /// One line per worker and path that was used, and the sums.
@@ -260,6 +274,10 @@ fn bytes(count: usize) -> String {
         1024..1_048_576 => format!("{:.0} KiB", count as f64 / 1024.0),
         _ => format!("{:.1} MiB", count as f64 / 1_048_576.0),
     }
+}
+
+fn on_huge_pages(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" ({} on huge pages)", bytes(count)) }
 }
 
 fn duration(seconds: f64) -> String {

@@ -14,12 +14,15 @@ use crate::time::NtpDuration;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// Longest path of a unix socket: `sun_path` less its final zero (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 /// CPU numbers that an affinity mask can hold (`CPU_SETSIZE`).
 const CPU_NUMBER_MAX: i64 = 1023;
+/// Priorities of `SCHED_FIFO` on Linux: sched(7).
+const REALTIME_PRIORITIES: RangeInclusive<i64> = 1..=99;
 /// The kernel allows a device 4096 queues in each direction.
 const QUEUE_NUMBER_MAX: i64 = 4095;
 
@@ -29,6 +32,7 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
     let mut top = Section::top(raw, &mut report);
     let default = Config::default();
     let datapath_given = top.setting("datapath");
+    let priority_given = top.setting("realtime-priority");
     let config = Config {
         port: top.integer("port", 1..=65_535).unwrap_or(default.port),
         datapath: top.choice("datapath").unwrap_or_default(),
@@ -36,6 +40,9 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
         cores: top
             .set("cores", "a list of CPU numbers: [1, 2]", |value| integer(&value, &(0..=CPU_NUMBER_MAX))),
         busy_poll: top.boolean("busy-poll").unwrap_or(default.busy_poll),
+        realtime_priority: top
+            .value("realtime-priority", |value| realtime_priority(&value))
+            .unwrap_or(default.realtime_priority),
         socket: top.value("socket", socket).unwrap_or(default.socket),
         clock_control: top.boolean("clock-control").unwrap_or(default.clock_control),
         kod: top.boolean("kod").unwrap_or(default.kod),
@@ -52,6 +59,11 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
     {
         top.report.invalid(setting, "auto or socket where no interface is given");
     }
+    if let (Some(_), Some(setting)) = (config.realtime_priority, priority_given)
+        && let Some(reason) = reason_against_priority(&config)
+    {
+        top.report.invalid(setting, format!("\"off\" {reason}"));
+    }
     top.finish();
     report.into_result(config)
 }
@@ -60,6 +72,26 @@ fn workers(value: &Value) -> Converted<Workers> {
     match value {
         Value::Text(text) if text == "auto" => Ok(Workers::Auto),
         _ => integer(value, &(0..=64)).map(Workers::Count).map_err(|range| format!("\"auto\" or {range}")),
+    }
+}
+
+fn realtime_priority(value: &Value) -> Converted<Option<u8>> {
+    match value {
+        Value::Text(text) if text == "off" => Ok(None),
+        _ => integer(value, &REALTIME_PRIORITIES).map(Some).map_err(|range| format!("\"off\" or {range}")),
+    }
+}
+
+/// Why no thread may have a real-time priority under this configuration.
+const fn reason_against_priority(config: &Config) -> Option<&'static str> {
+    if config.busy_poll {
+        Some(
+            "with busy-poll = true: who spins at such a priority leaves its CPU to nobody, the kernel's own work included",
+        )
+    } else if matches!(config.workers, Workers::Count(0)) {
+        Some("with workers = 0: there is no worker, and all else is to be ordinary")
+    } else {
+        None
     }
 }
 

@@ -28,6 +28,10 @@ pub struct Config {
     pub cores: Vec<u16>,
     /// Do the workers spin on their queues instead of sleeping?
     pub busy_poll: bool,
+    /// The workers' priority among real-time threads (`SCHED_FIFO`), 1 to 99. `None`: they are ordinary threads. Never
+    /// together with `busy_poll` or no workers.
+    #[serde(serialize_with = "values::number_or_off")]
+    pub realtime_priority: Option<u8>,
     /// The unix socket that `timeball status` asks: absolute, at most 107 bytes.
     pub socket: PathBuf,
     /// May the daemon set or steer the clock?
@@ -60,6 +64,7 @@ impl Default for Config {
             workers: Workers::default(),
             cores: Vec::new(),
             busy_poll: false,
+            realtime_priority: None,
             socket: DEFAULT_SOCKET.into(),
             clock_control: true,
             kod: false,

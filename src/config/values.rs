@@ -162,6 +162,14 @@ pub(super) fn address_or_off<S: Serializer>(
     }
 }
 
+/// A number, or `off`.
+pub(super) fn number_or_off<S: Serializer>(number: &Option<u8>, serializer: S) -> Result<S::Ok, S::Error> {
+    match number {
+        Some(number) => serializer.serialize_u8(*number),
+        None => serializer.serialize_str("off"),
+    }
+}
+
 /// Could the kernel have an interface of this name? Its own rule (`dev_valid_name`), and ASCII only.
 pub(super) fn is_interface_name(name: &str) -> bool {
     let fits = (1..=INTERFACE_NAME_MAX).contains(&name.len());

@@ -35,14 +35,14 @@ impl Crew {
     ///
     /// # Errors
     /// No more threads or descriptors.
-    pub fn start(workers: Vec<Worker>, busy_poll: bool) -> io::Result<Self> {
+    pub fn start(workers: Vec<Worker>, busy_poll: bool, realtime_priority: Option<u8>) -> io::Result<Self> {
         let start = |worker: Worker| {
             let (commands, receiver) = unbounded();
             let waker = Arc::new(Waker::new()?);
             let theirs = Arc::clone(&waker);
             let thread = std::thread::Builder::new()
                 .name("worker".to_owned())
-                .spawn(move || worker.run(&receiver, &theirs, busy_poll))?;
+                .spawn(move || worker.run(&receiver, &theirs, busy_poll, realtime_priority))?;
             Ok(Hand { commands, waker, thread: Some(thread) })
         };
         workers.into_iter().map(start).collect::<io::Result<_>>().map(Self::Threads)

@@ -15,6 +15,7 @@ use crate::datapath::steering::RxStamp;
 use crate::serve::{PreparedFrame, RequestFrame, Responder};
 use crate::snapshot::SnapshotCell;
 use crate::sys::clock;
+use crate::sys::memory::prefetch;
 use crate::time::{Realtime, Timestamp};
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ impl Exchange {
     /// Reads all frames before any is answered, see [`Responder::read_frame`]; recycles those that ask nothing.
     fn read<K: Wake>(&mut self, port: &mut Port<K>, answering: &Answering) {
         for frame in self.frames.drain(..) {
-            match answering.responder.read_frame(port.packet(&frame), answering.port) {
+            match answering.responder.read_frame(port.packet(&frame), answering.port, prefetch) {
                 Ok(request) => self.requests.push((frame, request)),
                 Err(refusal) => {
                     answering.counters.path(Path::AfXdp).count(&Err(refusal));

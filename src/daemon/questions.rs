@@ -72,6 +72,7 @@ fn status(server: &mut Server) -> StatusReport {
                 true => config.rate_limit.slots().into(),
                 false => 0,
             },
+            rate_limit_huge_page_bytes: server.limiters_huge_bytes,
         },
     }
 }

@@ -138,6 +138,10 @@ pub struct WorkerReport {
     pub worker: usize,
     /// The CPU it is pinned to.
     pub core: Option<usize>,
+    /// Its priority among real-time threads (`SCHED_FIFO`); `None`: it is an ordinary thread.
+    pub realtime_priority: Option<u8>,
+    /// Why it does not have the priority that is configured.
+    pub priority_refused: Option<String>,
     /// What came through AF_XDP.
     pub af_xdp: PathReport,
     /// What came through kernel sockets.
@@ -166,6 +170,8 @@ pub struct TablesReport {
     pub client_entries_max: u64,
     /// Clients that the rate limit can tell apart; 0 without one.
     pub rate_limit_entries_max: u64,
+    /// Bytes of the rate limit's table that are on huge pages.
+    pub rate_limit_huge_page_bytes: usize,
 }
 
 /// Who asks.

@@ -21,9 +21,9 @@ use crate::serve::clients::{ClientKeying, ClientStatistics, PrefixLengths};
 use crate::serve::limit::{Lottery, RateLimiter, RateParameters};
 use crate::serve::{Policy, Responder};
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
-use crate::sys::clock;
 use crate::sys::process::{self, PollEntry, Signal, SignalFd};
 use crate::sys::socket::UdpOptions;
+use crate::sys::{clock, memory};
 use crate::time::{Log2Seconds, NtpDuration, Realtime, Timestamp};
 use crate::wire::{Mode, ReferenceId};
 use crossbeam::channel::{Receiver, bounded};
@@ -160,6 +160,8 @@ pub(super) struct Server {
     pub(super) crew: Crew,
     pub(super) statistics: Vec<Arc<ClientStatistics>>,
     pub(super) limiters: [Option<Arc<RateLimiter>>; 2],
+    /// How much of their tables is on huge pages.
+    pub(super) limiters_huge_bytes: usize,
     control_socket: Option<ControlSocket>,
     #[cfg(feature = "metrics")]
     exporter: Option<Exporter>,
@@ -193,6 +195,8 @@ impl Server {
         let dropped = dropped_prefixes(&access, config.kod);
         let policy = policy(config, access)?;
         let limiters = [policy.limiter.clone(), policy.kiss_limiter.clone()];
+        let limiters_huge_bytes =
+            limiters.iter().flatten().map(|limiter| memory::collapse(limiter.table())).sum();
         let options = UdpOptions { device: None, receive_buffer: Some(RECEIVE_BUFFER) };
         let (group, ports) = UdpGroup::new(config.port, workers.max(1), options);
         let (to_control, notices) = bounded(NOTICES_MAX);
@@ -217,7 +221,8 @@ impl Server {
             (0, Some(only)) => Crew::Inline(Box::new(only)),
             (_, last) => {
                 workers_ready.extend(last);
-                Crew::start(workers_ready, config.busy_poll).map_err(system("starting workers"))?
+                Crew::start(workers_ready, config.busy_poll, config.realtime_priority)
+                    .map_err(system("starting workers"))?
             }
         };
         let common =
@@ -237,6 +242,7 @@ impl Server {
             crew,
             statistics,
             limiters,
+            limiters_huge_bytes,
             control_socket,
             #[cfg(feature = "metrics")]
             exporter: None,

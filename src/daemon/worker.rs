@@ -14,6 +14,7 @@ use crate::datapath::af_xdp::{Link, Port};
 use crate::datapath::udp::UdpPort;
 use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
+use crate::sys::memory::prefetch;
 use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::socket::{BATCH_MAX, Batch};
 use crate::wire::Mode;
@@ -223,6 +224,9 @@ impl Queue {
 pub struct Worker {
     index: usize,
     core: Option<usize>,
+    realtime_priority: Option<u8>,
+    /// Why it is not the configured one.
+    priority_refused: Option<String>,
     answering: Answering,
     queues: Vec<Queue>,
     exchange: Exchange,
@@ -247,6 +251,8 @@ impl Worker {
         Self {
             index,
             core,
+            realtime_priority: None,
+            priority_refused: None,
             answering,
             queues: Vec::new(),
             exchange: Exchange::default(),
@@ -258,8 +264,31 @@ impl Worker {
         }
     }
 
+    /// Takes the priority, or says why not and goes on without.
+    fn set_priority(&mut self, priority: u8) {
+        let Err(error) = process::set_realtime_priority(priority) else {
+            self.realtime_priority = Some(priority);
+            return;
+        };
+        let reason = format!(
+            "realtime-priority = {priority}: {error}; needs CAP_SYS_NICE, or a limit on real-time priorities \
+             (LimitRTPRIO, RLIMIT_RTPRIO) of at least that"
+        );
+        // What one is refused all are: once is enough.
+        if self.index == 0 {
+            warn!(reason, "the workers run at ordinary priority");
+        }
+        self.priority_refused = Some(reason);
+    }
+
     /// Serves until [`Command::Stop`]. Spins if `busy_poll`, else sleeps while there is nothing to do.
-    pub fn run(mut self, commands: &Receiver<Command>, waker: &Waker, busy_poll: bool) {
+    pub fn run(
+        mut self,
+        commands: &Receiver<Command>,
+        waker: &Waker,
+        busy_poll: bool,
+        realtime_priority: Option<u8>,
+    ) {
         process::set_thread_name(&format!("worker-{}", self.index));
         if let Some(core) = self.core
             && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
@@ -268,6 +297,9 @@ impl Worker {
         }
         if let Err(error) = process::set_time_slice(TIME_SLICE) {
             debug!(worker = self.index, %error, "no time slice of its own");
+        }
+        if let Some(priority) = realtime_priority {
+            self.set_priority(priority);
         }
         let mut entries = Vec::new();
         let mut wait = None;
@@ -382,6 +414,9 @@ impl Worker {
         let snapshot = self.answering.snapshot.read();
         let counters = self.answering.counters.path(Path::Socket);
         for datagram in self.batch.datagrams() {
+            self.answering.responder.prefetch(datagram.source().ip(), prefetch);
+        }
+        for datagram in self.batch.datagrams() {
             let source = datagram.source();
             let stamp = datagram.receive_timestamp().and_then(|stamp| clock.plausible(stamp));
             if stamp.is_none() {
@@ -476,6 +511,8 @@ impl Worker {
             worker: WorkerReport {
                 worker: self.index,
                 core: self.core,
+                realtime_priority: self.realtime_priority,
+                priority_refused: self.priority_refused.clone(),
                 af_xdp: counters.path(Path::AfXdp).report(),
                 socket: counters.path(Path::Socket).report(),
                 socket_counters: socket_counters.map(|(name, count)| (name.to_owned(), count)).into(),

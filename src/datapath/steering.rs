@@ -10,8 +10,10 @@
 //! aya's `attach` falls back to netlink, which hides the cause of a failure and outlives a killed process.
 
 mod error;
+mod shortcuts;
 
 use self::error::{attach_cause, os_error};
+use self::shortcuts::{ShortcutMap, ShortcutWriter};
 use super::interface::TagStack;
 use crate::sys::bpf::{
     LoadRefused, create_xdp_link, detach_xdp_link, load_device_bound_xdp, translated_length,
@@ -97,6 +99,7 @@ struct Maps {
     locals_v6: HashMap<MapData, [u8; size_of::<LocalV6>()], [u8; size_of::<LocalMac>()]>,
     denied_v4: LpmTrie<MapData, [u8; 4], u32>,
     denied_v6: LpmTrie<MapData, [u8; 16], u32>,
+    shortcuts: ShortcutWriter,
     verdicts: PerCpuArray<MapData, u64>,
 }
 
@@ -135,6 +138,7 @@ impl Steering {
                 locals_v6: take(&mut ebpf, object::MAP_LOCALS_V6)?,
                 denied_v4: take(&mut ebpf, object::MAP_DENIED_V4)?,
                 denied_v6: take(&mut ebpf, object::MAP_DENIED_V6)?,
+                shortcuts: ShortcutWriter::new(take::<ShortcutMap>(&mut ebpf, object::MAP_SHORTCUTS)?),
                 verdicts: take(&mut ebpf, object::MAP_VERDICTS)?,
             },
             locals: BTreeMap::new(),
@@ -191,6 +195,8 @@ impl Steering {
     /// changed is written, and a new MAC takes the old one's place in one step, so requests to an address that stays are
     /// never missed. Of two entries that differ in their MAC alone the last one counts.
     ///
+    /// One address of each family is also given a shortcut, which may take some tens of milliseconds when that address changes.
+    ///
     /// Of each family the first [`LOCAL_ADDRESSES_MAX`], by tags and then by address, are redirected. What is beyond them
     /// is left to the sockets, and what is not wanted any more leaves the map in any case.
     ///
@@ -207,18 +213,20 @@ impl Steering {
             *count <= LOCAL_ADDRESSES_MAX
         });
 
+        self.maps.shortcuts.keep(&fitting)?;
         // What goes leaves first: old and new together may not fit.
         let gone: Vec<_> = self.locals.keys().filter(|local| !fitting.contains_key(local)).copied().collect();
         for local in gone {
             self.maps.remove_local(local)?;
             self.locals.remove(&local);
         }
-        for (local, mac) in fitting {
+        for (&local, &mac) in &fitting {
             if self.locals.get(&local) != Some(&mac) {
                 self.maps.set_local(local, mac)?;
                 self.locals.insert(local, mac);
             }
         }
+        self.maps.shortcuts.fill(&fitting)?;
         check_room("IPv4 addresses", v4, LOCAL_ADDRESSES_MAX)?;
         check_room("IPv6 addresses", v6, LOCAL_ADDRESSES_MAX)
     }
@@ -235,6 +243,15 @@ impl Steering {
         check_room("IPv4 prefixes", v4, DENIED_PREFIXES_MAX)?;
         check_room("IPv6 prefixes", wanted.len() - v4, DENIED_PREFIXES_MAX)?;
 
+        let drops = |v4| {
+            let is_one = |(prefix, action): (&IpNet, &PrefixAction)| {
+                *action == PrefixAction::Drop && prefix.addr().is_ipv4() == v4
+            };
+            wanted.iter().any(is_one)
+        };
+        let any_denied = [drops(true), drops(false)];
+        // Off before the last prefix leaves, on after the first one came: while it is off, none counts.
+        self.maps.shortcuts.set_any_denied(self.maps.shortcuts.still_denied(any_denied))?;
         let gone: Vec<_> =
             self.denied.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
         for prefix in gone {
@@ -247,7 +264,7 @@ impl Steering {
                 self.denied.insert(prefix, action);
             }
         }
-        Ok(())
+        self.maps.shortcuts.set_any_denied(any_denied)
     }
 
     /// Packets per verdict since the program was loaded, summed over CPUs, in the order of [`Verdict::ALL`].

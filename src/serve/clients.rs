@@ -26,7 +26,6 @@ use crate::time::{Monotonic, Timestamp};
 use crate::wire::Version;
 use ipnet::IpNet;
 use std::collections::HashMap;
-use std::hint::black_box;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 
 /// Entries of a bucket, of which the hashes and the request counts lie in one cache line.
@@ -154,13 +153,10 @@ impl ClientStatistics {
         self.bucket(client).count(client, answered, now);
     }
 
-    /// Reads what [`Self::record`] will need, so that it need not wait for the memory.
-    pub fn touch(&self, client: &Client) {
+    /// Where [`Self::record`] will read and write: a word of each cache line.
+    pub(super) fn lines(&self, client: &Client) -> [&AtomicU64; 4] {
         let Bucket { hashes, details, .. } = self.bucket(client);
-        // One of each cache line. Without the box, values that nobody uses would not be read.
-        for word in [&hashes[0], &details[0].prefix_high, &details[2].prefix_high, &details[3].refused] {
-            black_box(word.load(Ordering::Relaxed));
-        }
+        [&hashes[0], &details[0].prefix_high, &details[2].prefix_high, &details[3].refused]
     }
 
     fn bucket(&self, client: &Client) -> &Bucket {

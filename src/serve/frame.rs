@@ -9,6 +9,7 @@ use super::respond::{Asker, Prepared, Responder};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpTimestamp, Timestamp};
 use crate::wire::{Datagram, Frame, is_possible_source};
+use std::sync::atomic::AtomicU64;
 
 /// A frame that holds its reply but for the transmit timestamp.
 #[must_use]
@@ -52,14 +53,18 @@ pub struct RequestFrame {
 impl Responder {
     /// Reads the headers of the frame in `bytes`, if it goes to UDP port `port`. Changes nothing, and counts nothing.
     ///
-    /// To be called for a whole batch before the first [`Self::respond_to_request`]: it starts reading what the tables
-    /// know of the client. With millions of clients that is not in the cache, and the processor can wait for many such
-    /// reads at once, but answers one request after the other.
+    /// To be called for a whole batch before the first [`Self::respond_to_request`], as it names to `prefetch` what that
+    /// will read of the tables: see [`Self::prefetch`].
     ///
     /// # Errors
     /// A [`Refusal`], if there is nothing to answer.
     #[inline]
-    pub fn read_frame(&self, bytes: &[u8], port: u16) -> Result<RequestFrame, Refusal> {
+    pub fn read_frame(
+        &self,
+        bytes: &[u8],
+        port: u16,
+        prefetch: impl Fn(&AtomicU64),
+    ) -> Result<RequestFrame, Refusal> {
         let frame = Frame::parse(bytes).map_err(|_| Refusal::Frame)?;
         if frame.destination_port != port {
             return Err(Refusal::Frame);
@@ -67,7 +72,8 @@ impl Responder {
         if !is_possible_source(frame.source) || frame.source == frame.destination {
             return Err(Refusal::Source);
         }
-        Ok(RequestFrame { datagram: frame.datagram, asker: self.recall(frame.source, frame.source_port) })
+        let asker = self.recall(frame.source, frame.source_port, prefetch);
+        Ok(RequestFrame { datagram: frame.datagram, asker })
     }
 
     /// Turns the frame in `bytes`, which `request` was read from, into its reply, in place.
@@ -102,7 +108,8 @@ impl Responder {
         now: Timestamp<Monotonic>,
         snapshot: &SystemSnapshot,
     ) -> Result<PreparedFrame, Refusal> {
-        let request = self.read_frame(bytes, port)?;
+        // What is read next need not be fetched ahead.
+        let request = self.read_frame(bytes, port, |_| ())?;
         self.respond_to_request(&request, bytes, receive_timestamp, now, snapshot)
     }
 }

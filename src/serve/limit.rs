@@ -18,7 +18,6 @@
 use super::clients::Client;
 use super::identity::folded_multiply;
 use crate::time::{Monotonic, NtpDuration, Timestamp};
-use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Words of a bucket, which lie in one cache line. More would remember clients a little longer when the table is
@@ -162,10 +161,15 @@ impl RateLimiter {
         }
     }
 
-    /// Reads what [`Self::check`] will need, so that it need not wait for the memory.
-    pub fn touch(&self, client: &Client) {
-        // Without the box, a value that nobody uses would not be read.
-        black_box(self.bucket(client).0[0].load(Ordering::Relaxed));
+    /// Where [`Self::check`] will read: a word of the one cache line.
+    pub(super) fn line(&self, client: &Client) -> &AtomicU64 {
+        &self.bucket(client).0[0]
+    }
+
+    /// The memory of the table, for whoever knows which pages it had better be on.
+    #[must_use]
+    pub fn table(&self) -> &[impl Sized] {
+        &self.buckets
     }
 
     fn bucket(&self, client: &Client) -> &Bucket {

@@ -245,6 +245,26 @@ pub fn detach_xdp_link(link: impl AsFd) -> io::Result<()> {
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut detach) }.map(drop)
 }
 
+/// `MEMBARRIER_CMD_GLOBAL` of linux/membarrier.h.
+const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+
+/// Returns when every run of a BPF program that was under way at the call has ended: what this thread changed before is seen
+/// by all later runs, and nobody still works on what it read before that. Takes 10 to 30 ms.
+///
+/// membarrier(2) promises less, but that it waits for one RCU grace period is how it keeps its promise since Linux 4.3, and
+/// programs run in RCU read sections. (With a single CPU the kernel has nothing to wait for: a packet's program runs to its
+/// end before any thread goes on.)
+///
+/// # Errors
+/// EINVAL with `nohz_full`, ENOSYS or EPERM where the system call is not there or not allowed.
+pub fn wait_for_running_programs() -> io::Result<()> {
+    // SAFETY: takes three integers and touches no memory of ours.
+    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The receive queue that a test run pretends the frame came from. The interface needs XDP attached to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReceiveQueue {

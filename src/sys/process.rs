@@ -302,18 +302,23 @@ struct SchedulingAttributes {
 }
 const _: () = assert!(size_of::<SchedulingAttributes>() == 48);
 
-/// Asks the kernel to let the calling thread, an ordinary one, run for no longer than `slice` at a time when others want the
+/// Asks the kernel to let the calling thread run for no longer than `slice` at a time when others want the
 /// CPU, and sooner in return: the share of the CPU stays the same. The kernel takes 0.1 ms to 100 ms; before Linux 6.12 it
-/// takes no notice.
+/// takes no notice. A thread whose policy knows no such shares (real-time, idle) stays as it is.
 ///
 /// # Errors
 /// What sched_setattr(2) says.
 pub fn set_time_slice(slice: Duration) -> io::Result<()> {
+    // SAFETY: a number; 0 is the calling thread.
+    let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+    if !matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH) {
+        return Ok(());
+    }
     // SAFETY: getpriority takes two numbers; 0 is the calling thread. It cannot fail for it, so -1 is a priority.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
     let attributes = SchedulingAttributes {
         size: size_of::<SchedulingAttributes>() as u32,
-        policy: libc::SCHED_OTHER.cast_unsigned(),
+        policy: policy.cast_unsigned(),
         flags: 0,
         nice,
         priority: 0,
@@ -325,6 +330,23 @@ pub fn set_time_slice(slice: Duration) -> io::Result<()> {
     match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes the calling thread a real-time one (`SCHED_FIFO`): it runs before all ordinary threads, until it waits. Threads and
+/// processes that it starts are ordinary. `priority` is 1 to 99, see sched(7).
+///
+/// # Errors
+/// EPERM without CAP_SYS_NICE where `RLIMIT_RTPRIO` is less; EINVAL for another priority.
+pub fn set_realtime_priority(priority: u8) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority.into() };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: pthread_self is this live thread.
+    let this_thread = unsafe { libc::pthread_self() };
+    // SAFETY: the parameters live through the call, which reads them; being scheduled otherwise breaks nothing of Rust's.
+    match unsafe { libc::pthread_setschedparam(this_thread, policy, &raw const parameters) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 
@@ -382,6 +404,36 @@ mod tests {
         assert_eq!(effective_capabilities(status), Some(1 << 10 | 1 << 12 | 1 << 13));
         assert_eq!(effective_capabilities("Name:\tx\n"), None);
         assert!(missing_capabilities(&[]).unwrap().is_empty());
+    }
+
+    /// (Real-time priority, policy) of the calling thread: fields 40 and 41 of proc_pid_stat(5).
+    fn scheduling() -> (u32, u32) {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // The third field follows the name, which is in parentheses.
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        (fields[37].parse().unwrap(), fields[38].parse().unwrap())
+    }
+
+    #[test]
+    fn a_real_time_thread_starts_ordinary_ones() {
+        std::thread::spawn(|| {
+            assert_eq!(scheduling(), (0, libc::SCHED_OTHER.cast_unsigned()));
+            let refused = set_realtime_priority(100).unwrap_err();
+            assert!([libc::EINVAL, libc::EPERM].map(Some).contains(&refused.raw_os_error()), "{refused}");
+            match set_realtime_priority(1) {
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+                    eprintln!("SKIP: no right to a real-time priority");
+                }
+                Ok(()) => {
+                    assert_eq!(scheduling(), (1, libc::SCHED_FIFO.cast_unsigned()));
+                    let child = std::thread::spawn(scheduling).join().unwrap();
+                    assert_eq!(child, (0, libc::SCHED_OTHER.cast_unsigned()));
+                }
+            }
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

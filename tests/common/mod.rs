@@ -321,6 +321,13 @@ impl Daemon {
         self.try_status().expect("the daemon tells its status")
     }
 
+    /// What `timeball status` says to people.
+    #[track_caller]
+    pub fn status_text(&self) -> String {
+        let socket = self.folder.path().join("socket");
+        run_well(Command::new(TIMEBALL).args(["status", "--socket"]).arg(socket))
+    }
+
     /// What `timeball clients --json` says.
     #[track_caller]
     pub fn clients(&self) -> Value {

@@ -53,7 +53,8 @@ fn full_report() -> Value {
         ],
         "socket_addresses": [], "unsolicited": {"6": 2},
         "memory": {"rate_limit_bytes": 1, "client_statistics_bytes": 2, "queues_bytes": 3},
-        "tables": {"distinct_clients_estimate": 5, "client_entries_max": 8192, "rate_limit_entries_max": 1_048_576},
+        "tables": {"distinct_clients_estimate": 5, "client_entries_max": 8192, "rate_limit_entries_max": 1_048_576,
+            "rate_limit_huge_page_bytes": 0},
     })
 }
 

@@ -13,6 +13,7 @@ mod frames;
 mod live;
 mod oracle;
 mod property;
+mod shortcuts;
 mod table;
 
 use oracle::World;
@@ -59,6 +60,10 @@ fn world() -> World {
             locals.push((vlans, address.parse().unwrap(), mac));
         }
     }
+    // Those above come first, and have the program's shortcut without a tag; these have none.
+    for address in ["10.99.0.5", "fd99::5"] {
+        locals.push(([0, 0], address.parse().unwrap(), OUR_MAC));
+    }
     let denied = [
         ("10.99.66.0/24", true),
         ("10.99.66.7/32", false),
@@ -71,14 +76,18 @@ fn world() -> World {
 /// Loads the plain program and puts `world()` into its maps.
 fn load_world() -> Option<Steering> {
     let mut steering = load(&PLAIN)?;
-    let world = world();
+    put(&mut steering, &world());
+    Some(steering)
+}
+
+/// Makes this what is in its maps.
+fn put(steering: &mut Steering, world: &World) {
     let locals: Vec<_> =
         world.locals.iter().map(|&(tags, address, mac)| SteeringAddress { tags, address, mac }).collect();
     steering.replace_locals(&locals).unwrap();
     let action = |drop| if drop { PrefixAction::Drop } else { PrefixAction::Serve };
     let denied: Vec<_> = world.denied.iter().map(|&(prefix, drop)| (prefix, action(drop))).collect();
     steering.replace_denied(&denied).unwrap();
-    Some(steering)
 }
 
 /// An AF_XDP socket that is bound to nothing: enough for a slot of the XSKMAP.

@@ -37,6 +37,8 @@ pub const MAP_DENIED_V4: &str = "denied_v4";
 pub const MAP_DENIED_V6: &str = "denied_v6";
 /// PERCPU_ARRAY: [`Verdict`] -> `u64` packets.
 pub const MAP_VERDICTS: &str = "verdicts";
+/// ARRAY of one [`Shortcuts`]: the program's one global that changes. The name is the section's.
+pub const MAP_SHORTCUTS: &str = ".bss";
 /// Read-only global, `u16` in host order: the UDP port of the requests.
 pub const GLOBAL_PORT: &str = "PORT";
 /// Read-only global, `u32`: 1 in a device-bound build, which then asks the NIC for its receive stamp.
@@ -60,7 +62,7 @@ pub const ACTION_DROP: u32 = 1;
 
 /// Key of [`MAP_LOCALS_V4`]: `struct local_v4`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, IntoBytes, Immutable)]
 pub struct LocalV4 {
     /// VLAN ID of the outer (or only) tag, 12 bits, host order; 0 = untagged.
     pub outer_vlan: u16,
@@ -73,7 +75,7 @@ const _: () = assert!(size_of::<LocalV4>() == 8 && offset_of!(LocalV4, address) 
 
 /// Key of [`MAP_LOCALS_V6`]: `struct local_v6`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, IntoBytes, Immutable)]
 pub struct LocalV6 {
     /// VLAN ID of the outer (or only) tag, 12 bits, host order; 0 = untagged.
     pub outer_vlan: u16,
@@ -86,7 +88,7 @@ const _: () = assert!(size_of::<LocalV6>() == 20 && offset_of!(LocalV6, address)
 
 /// Value of [`MAP_LOCALS_V4`] and [`MAP_LOCALS_V6`]: `struct local_mac`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, IntoBytes, Immutable)]
 pub struct LocalMac {
     /// The MAC at which the address is reached, as on the wire: a frame to another one is not for us.
     pub mac: [u8; 6],
@@ -94,6 +96,48 @@ pub struct LocalMac {
     pub padding: [u8; 2],
 }
 const _: () = assert!(size_of::<LocalMac>() == 8 && offset_of!(LocalMac, mac) == 0);
+
+/// `struct shortcut_v4`: an IPv4 address that needs no look-up in [`MAP_LOCALS_V4`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, IntoBytes, Immutable)]
+pub struct ShortcutV4 {
+    /// 1, or 0: the rest is not looked at.
+    pub on: u32,
+    /// The address and its tags.
+    pub local: LocalV4,
+    /// The MAC at which it is reached.
+    pub reached_at: LocalMac,
+}
+const _: () = assert!(size_of::<ShortcutV4>() == 20);
+
+/// `struct shortcut_v6`: an IPv6 address that needs no look-up in [`MAP_LOCALS_V6`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, IntoBytes, Immutable)]
+pub struct ShortcutV6 {
+    /// 1, or 0: the rest is not looked at.
+    pub on: u32,
+    /// The address and its tags.
+    pub local: LocalV6,
+    /// The MAC at which it is reached.
+    pub reached_at: LocalMac,
+}
+const _: () = assert!(size_of::<ShortcutV6>() == 32);
+
+/// Value of [`MAP_SHORTCUTS`]: `struct shortcuts`. It says "yes" or nothing; shared.h says how it is written.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, IntoBytes, Immutable)]
+pub struct Shortcuts {
+    /// 1 if [`MAP_DENIED_V4`] drops any prefix; 0: it is not looked at.
+    pub any_denied_v4: u32,
+    /// 1 if [`MAP_DENIED_V6`] drops any prefix; 0: it is not looked at.
+    pub any_denied_v6: u32,
+    /// The IPv4 address that most requests go to.
+    pub first_v4: ShortcutV4,
+    /// The IPv6 address that most requests go to.
+    pub first_v6: ShortcutV6,
+}
+const _: () = assert!(size_of::<Shortcuts>() == 60 && offset_of!(Shortcuts, first_v4) == 8);
+const _: () = assert!(offset_of!(Shortcuts, first_v6) == 28);
 
 /// What the program writes right before a redirected packet: `struct rx_stamp`.
 #[repr(C)]

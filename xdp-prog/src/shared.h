@@ -67,6 +67,40 @@ struct prefix_v6 {
 };
 _Static_assert(sizeof(struct prefix_v6) == 20, "kernel: bpf_lpm_trie_key");
 
+/*
+ * What spares most requests their look-ups. It says "yes" or nothing: where it does not match, the maps decide, and they
+ * hold whatever is in here too.
+ *
+ * The kernel writes it byte by byte while the program reads it. The flags are one byte that changes. An address is written
+ * only while its flag is off and no run is under way that has seen it on, and the flag goes on only when no run is under
+ * way that has seen it half written (see shortcuts.rs): whoever sees the flag on sees an address that was there as a whole.
+ */
+struct shortcut_v4 {
+	__u32 on; /* 0: the address is not to be looked at */
+	struct local_v4 local;
+	struct local_mac reached_at;
+};
+_Static_assert(sizeof(struct shortcut_v4) == 20, "twin: ShortcutV4");
+
+struct shortcut_v6 {
+	__u32 on;
+	struct local_v6 local;
+	struct local_mac reached_at;
+};
+_Static_assert(sizeof(struct shortcut_v6) == 32, "twin: ShortcutV6");
+
+struct shortcuts {
+	/* Is any prefix dropped? On after its first prefix came into the trie, off before the last one leaves it. */
+	__u32 any_denied_v4;
+	__u32 any_denied_v6;
+	/* An address of each family that most requests go to. */
+	struct shortcut_v4 first_v4;
+	struct shortcut_v6 first_v6;
+};
+_Static_assert(sizeof(struct shortcuts) == 60, "twin: Shortcuts");
+_Static_assert(__builtin_offsetof(struct shortcuts, first_v4) == 8, "twin: Shortcuts");
+_Static_assert(__builtin_offsetof(struct shortcuts, first_v6) == 28, "twin: Shortcuts");
+
 /* The receive stamp, right before the packet. The AF_XDP descriptor does not say that metadata is there: the magic does. */
 #define RX_STAMP_MAGIC 0x74626c31 /* "tbl1" */
 #define RX_STAMP_TAI 1

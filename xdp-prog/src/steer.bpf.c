@@ -39,6 +39,9 @@ const volatile __u32 NIC_STAMPS = 0;
  */
 static int (*const rx_timestamp)(const struct xdp_md *, __u64 *) = (void *)0x6e740001;
 
+/* See shared.h. A global, so that reading it takes no look-up; volatile, since the loader changes it at any time. */
+volatile struct shortcuts shortcuts;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, QUEUES_DEFAULT);
@@ -121,14 +124,39 @@ static __always_inline void count(__u32 verdict)
 }
 
 /* Is that MAC the frame's destination? Promiscuous interfaces and flooding switches show us frames to other boxes, which
- * may have our address too (VRRP, anycast). Byte by byte: clang leaves memcmp() of a packet to a function we do not have. */
-static __always_inline int is_to(const struct ethhdr *ethernet, const struct local_mac *reached_at)
+ * may have our address too (VRRP, anycast). Two bytes at a time, as they are aligned; clang leaves memcmp() of a packet to
+ * a function we do not have. */
+static __always_inline int is_to(const struct ethhdr *ethernet, const volatile struct local_mac *reached_at)
 {
-	__u8 difference = 0;
+	const __u16 *destination = (const void *)ethernet->h_dest;
+	const volatile __u16 *ours = (const volatile void *)reached_at->mac;
 
-	for (int i = 0; i < ETH_ALEN; i++)
-		difference |= ethernet->h_dest[i] ^ reached_at->mac[i];
-	return difference == 0;
+	return ((destination[0] ^ ours[0]) | (destination[1] ^ ours[1]) | (destination[2] ^ ours[2])) == 0;
+}
+
+/* Is the frame to the address that most are to, at its MAC? If not, the map knows. From the packet and not from the map's
+ * key: that is stored in halves, and the processor has to wait before it can read back more than it stored at once. */
+static __always_inline int is_to_first_v4(const struct ethhdr *ethernet, const struct iphdr *ip, __u16 outer_vlan,
+					  __u16 inner_vlan)
+{
+	const volatile struct shortcut_v4 *first = &shortcuts.first_v4;
+	__u32 address = *(const volatile __u32 *)first->local.address;
+
+	return first->on && first->local.outer_vlan == outer_vlan && first->local.inner_vlan == inner_vlan &&
+	       address == ip->daddr && is_to(ethernet, &first->reached_at);
+}
+
+static __always_inline int is_to_first_v6(const struct ethhdr *ethernet, const struct ipv6hdr *ip, __u16 outer_vlan,
+					  __u16 inner_vlan)
+{
+	const volatile struct shortcut_v6 *first = &shortcuts.first_v6;
+	const volatile __u32 *address = (const volatile __u32 *)first->local.address;
+	__u32 difference = 0;
+
+	for (int i = 0; i < 4; i++)
+		difference |= address[i] ^ ip->daddr.s6_addr32[i];
+	return first->on && first->local.outer_vlan == outer_vlan && first->local.inner_vlan == inner_vlan &&
+	       difference == 0 && is_to(ethernet, &first->reached_at);
 }
 
 /*
@@ -195,14 +223,18 @@ static __always_inline enum verdict judge_v4(struct xdp_md *ctx, const struct et
 	if (verdict != VERDICT_REDIRECTED)
 		return verdict;
 
-	struct local_v4 local = { .outer_vlan = outer_vlan, .inner_vlan = inner_vlan };
-	__builtin_memcpy(local.address, &ip->daddr, sizeof(local.address));
-	reached_at = bpf_map_lookup_elem(&locals_v4, &local);
-	if (!reached_at)
-		return VERDICT_PASSED_NOT_OUR_ADDRESS;
-	if (!is_to(ethernet, reached_at))
-		return VERDICT_PASSED_OTHER_MAC;
+	if (!is_to_first_v4(ethernet, ip, outer_vlan, inner_vlan)) {
+		struct local_v4 local = { .outer_vlan = outer_vlan, .inner_vlan = inner_vlan };
+		__builtin_memcpy(local.address, &ip->daddr, sizeof(local.address));
+		reached_at = bpf_map_lookup_elem(&locals_v4, &local);
+		if (!reached_at)
+			return VERDICT_PASSED_NOT_OUR_ADDRESS;
+		if (!is_to(ethernet, reached_at))
+			return VERDICT_PASSED_OTHER_MAC;
+	}
 
+	if (!shortcuts.any_denied_v4)
+		return VERDICT_REDIRECTED;
 	struct prefix_v4 client = { .length = 32 };
 	__builtin_memcpy(client.address, &ip->saddr, sizeof(client.address));
 	action = bpf_map_lookup_elem(&denied_v4, &client);
@@ -240,14 +272,18 @@ static __always_inline enum verdict judge_v6(struct xdp_md *ctx, const struct et
 	if (verdict != VERDICT_REDIRECTED)
 		return verdict;
 
-	struct local_v6 local = { .outer_vlan = outer_vlan, .inner_vlan = inner_vlan };
-	__builtin_memcpy(local.address, &ip->daddr, sizeof(local.address));
-	reached_at = bpf_map_lookup_elem(&locals_v6, &local);
-	if (!reached_at)
-		return VERDICT_PASSED_NOT_OUR_ADDRESS;
-	if (!is_to(ethernet, reached_at))
-		return VERDICT_PASSED_OTHER_MAC;
+	if (!is_to_first_v6(ethernet, ip, outer_vlan, inner_vlan)) {
+		struct local_v6 local = { .outer_vlan = outer_vlan, .inner_vlan = inner_vlan };
+		__builtin_memcpy(local.address, &ip->daddr, sizeof(local.address));
+		reached_at = bpf_map_lookup_elem(&locals_v6, &local);
+		if (!reached_at)
+			return VERDICT_PASSED_NOT_OUR_ADDRESS;
+		if (!is_to(ethernet, reached_at))
+			return VERDICT_PASSED_OTHER_MAC;
+	}
 
+	if (!shortcuts.any_denied_v6)
+		return VERDICT_REDIRECTED;
 	struct prefix_v6 client = { .length = 128 };
 	__builtin_memcpy(client.address, &ip->saddr, sizeof(client.address));
 	action = bpf_map_lookup_elem(&denied_v6, &client);

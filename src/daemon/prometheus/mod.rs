@@ -149,7 +149,8 @@ mod tests {
                   "precision": 0, "root_delay_seconds": 0, "root_dispersion_seconds": 0, "problem": null},
         "workers": [], "socket_addresses": [], "unsolicited": {},
         "memory": {"rate_limit_bytes": 0, "client_statistics_bytes": 0, "queues_bytes": 0},
-        "tables": {"distinct_clients_estimate": 0, "client_entries_max": 0, "rate_limit_entries_max": 0}
+        "tables": {"distinct_clients_estimate": 0, "client_entries_max": 0, "rate_limit_entries_max": 0,
+                   "rate_limit_huge_page_bytes": 0}
     }"#;
 
     /// Asks for two pages while a daemon answers with [`REPORT`]. Is there one, and how often was the daemon asked?
