@@ -32,6 +32,7 @@ const ROUNDS_PER_TURN: usize = 8;
 const BUSY_TURNS_PER_POLL: u32 = 64;
 const RETRY: Duration = Duration::from_millis(2);
 const LINK_CHECK: Duration = Duration::from_secs(1);
+const NICE: i32 = -10;
 const TIME_SLICE: Duration = Duration::from_micros(100);
 const BUSY_POLL: Duration = Duration::from_micros(20);
 const BUSY_POLL_BUDGET: u32 = 64;
@@ -111,7 +112,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     {
         return Err(format!("cannot be pinned to CPU {core}").into());
     }
-    process::set_time_slice(TIME_SLICE)?;
+    if !arguments.busy_poll {
+        process::favour_thread(NICE, TIME_SLICE)?;
+    }
     // Kept until the end: dropping it takes the program off.
     let (_steering, mut rings, carrier) = open(arguments)?;
     writeln!(io::stdout(), "ready")?;

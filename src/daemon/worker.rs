@@ -30,9 +30,11 @@ use tracing::{debug, info, warn};
 const ROUNDS_PER_TURN: usize = 8;
 /// How often a busy-polling worker looks at its sockets and its commands: every so many turns.
 const BUSY_TURNS_PER_POLL: u32 = 64;
-/// The worker's time slice where it shares its CPU, with the thread that receives for it above all: so short that the two
-/// alternate before a ring overflows. With the kernel's 3 ms, a receive ring of 1024 was full after one and the other 2 ms of
-/// an overload's packets were received to be dropped.
+/// How a worker that sleeps shares its CPU, with the thread that receives for it above all. Its slice is so short that the
+/// two alternate before a ring overflows: with the kernel's 3 ms, a receive ring of 1024 was full after one, and the other
+/// 2 ms of an overload's packets were received to be dropped. Nice, since an answer is worth more than one more request
+/// received. (One that spins must not have both: it would hardly let the other run.)
+const NICE: i32 = -10;
 const TIME_SLICE: Duration = Duration::from_micros(100);
 /// How soon a worker looks again at packets that the kernel would not take.
 const RETRY: Duration = Duration::from_millis(2);
@@ -295,8 +297,8 @@ impl Worker {
         {
             warn!(worker = self.index, core, "cannot be pinned to its CPU");
         }
-        if let Err(error) = process::set_time_slice(TIME_SLICE) {
-            debug!(worker = self.index, %error, "no time slice of its own");
+        if !busy_poll && let Err(error) = process::favour_thread(NICE, TIME_SLICE) {
+            debug!(worker = self.index, %error, "scheduled like any other thread");
         }
         if let Some(priority) = realtime_priority {
             self.set_priority(priority);

@@ -302,21 +302,22 @@ struct SchedulingAttributes {
 }
 const _: () = assert!(size_of::<SchedulingAttributes>() == 48);
 
-/// Asks the kernel to let the calling thread run for no longer than `slice` at a time when others want the
-/// CPU, and sooner in return: the share of the CPU stays the same. The kernel takes 0.1 ms to 100 ms; before Linux 6.12 it
-/// takes no notice. A thread whose policy knows no such shares (real-time, idle) stays as it is.
+/// Asks the kernel to run the calling thread soon and often when others want the CPU too: for no longer than `slice` at a
+/// time (0.1 ms to 100 ms; Linux before 6.12 takes no notice), and with this nice value where it may have it and has none of
+/// its own. Otherwise its share of the CPU stays as it is. A thread whose policy knows no shares (real-time, idle) is left
+/// alone.
 ///
 /// # Errors
 /// What sched_setattr(2) says.
-pub fn set_time_slice(slice: Duration) -> io::Result<()> {
+pub fn favour_thread(nice: i32, slice: Duration) -> io::Result<()> {
     // SAFETY: a number; 0 is the calling thread.
     let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
     if !matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH) {
         return Ok(());
     }
     // SAFETY: getpriority takes two numbers; 0 is the calling thread. It cannot fail for it, so -1 is a priority.
-    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-    let attributes = SchedulingAttributes {
+    let present = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let attributes = |nice| SchedulingAttributes {
         size: size_of::<SchedulingAttributes>() as u32,
         policy: policy.cast_unsigned(),
         flags: 0,
@@ -326,8 +327,16 @@ pub fn set_time_slice(slice: Duration) -> io::Result<()> {
         deadline: 0,
         period: 0,
     };
+    if present == 0 && set_scheduling(&attributes(nice)).is_ok() {
+        return Ok(());
+    }
+    set_scheduling(&attributes(present))
+}
+
+fn set_scheduling(attributes: &SchedulingAttributes) -> io::Result<()> {
+    let attributes: *const SchedulingAttributes = attributes;
     // SAFETY: the attributes say their own size, live through the call and are only read; 0 is the calling thread.
-    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } {
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attributes, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -447,24 +456,48 @@ mod tests {
         .unwrap();
     }
 
+    /// (nice value, policy, slice in nanoseconds if this kernel shows it) of the calling thread.
+    fn share() -> (i32, i32, Option<String>) {
+        // SAFETY: two numbers.
+        let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        // SAFETY: a number.
+        let policy = unsafe { libc::sched_getscheduler(0) };
+        let schedule = std::fs::read_to_string("/proc/thread-self/sched").unwrap_or_default();
+        let slice = schedule.lines().find(|line| line.starts_with("se.slice"));
+        (nice, policy, slice.and_then(|line| Some(line.rsplit_once(':')?.1.trim().to_owned())))
+    }
+
     #[test]
-    fn a_time_slice_changes_neither_policy_nor_nice_value() {
+    fn a_favoured_thread_keeps_its_policy_and_a_nice_value_of_its_own() {
+        let favoured = |own: i32| {
+            std::thread::spawn(move || {
+                // SAFETY: three numbers.
+                assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, own) }, 0);
+                favour_thread(-3, Duration::from_micros(100)).unwrap();
+                share()
+            })
+            .join()
+            .unwrap()
+        };
+        let (nice, policy, slice) = favoured(3);
+        assert_eq!((nice, policy), (3, libc::SCHED_OTHER));
+        match slice {
+            Some(slice) => assert_eq!(slice, "100000"),
+            None => eprintln!("SKIP: this kernel does not show a thread's slice"),
+        }
+        // Without the right to it the value stays.
+        assert!([0, -3].contains(&favoured(0).0));
+    }
+
+    #[test]
+    fn a_real_time_thread_is_not_favoured() {
         std::thread::spawn(|| {
-            // SAFETY: two numbers, as above.
-            let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-            // SAFETY: three numbers.
-            assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 3) }, 0);
-            set_time_slice(Duration::from_micros(100)).unwrap();
-            assert_eq!(nice(), 3);
-            // SAFETY: a number.
-            assert_eq!(unsafe { libc::sched_getscheduler(0) }, libc::SCHED_OTHER);
-            // Taken for nanoseconds, by kernels that show it.
-            let schedule = std::fs::read_to_string("/proc/thread-self/sched").unwrap_or_default();
-            let slice = schedule.lines().find(|line| line.starts_with("se.slice"));
-            match slice.and_then(|line| line.rsplit_once(':')) {
-                Some((_, value)) => assert_eq!(value.trim(), "100000"),
-                None => eprintln!("SKIP: this kernel does not show a thread's slice"),
+            if set_realtime_priority(1).is_err() {
+                eprintln!("SKIP: no right to a real-time priority");
+                return;
             }
+            favour_thread(-3, Duration::from_micros(100)).unwrap();
+            assert_eq!(scheduling(), (1, libc::SCHED_FIFO.cast_unsigned()));
         })
         .join()
         .unwrap();
