@@ -403,6 +403,36 @@ fn a_sweep_with_an_impossible_step_does_not_begin() {
     }
 }
 
+/// With the privileges that the help names each engine works, and with one less it says which one that is.
+#[test]
+fn each_engine_needs_the_privileges_that_it_asks_for_and_no_others() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    let ask = |engine: &str, capabilities: &[&str]| {
+        let mut command = lab.on_client("setpriv");
+        let set: String = capabilities.iter().map(|capability| format!(",+{capability}")).collect();
+        command.args(["--bounding-set", &format!("-all{set}"), "--inh-caps", "-all", "--"]);
+        command.args([env!("CARGO_BIN_EXE_timeball"), "load", "--target", "10.99.1.1", "--interface", "tb0"]);
+        command.args(["--engine", engine, "--rate", "500", "--duration", "0.2", "--timeout", "100ms"]);
+        run(&mut command)
+    };
+    for (engine, needs) in [
+        ("live-frames", &["net_admin", "bpf", "perfmon"][..]),
+        ("live-frames", &["net_admin", "sys_admin"]),
+        ("af-xdp", &["net_admin", "bpf", "net_raw", "ipc_lock"]),
+    ] {
+        let output = ask(engine, needs);
+        assert_eq!(output.status.code(), Some(0), "{engine}, {needs:?}: {}", text(&output));
+        for missing in needs.iter().filter(|needed| **needed != "sys_admin") {
+            let others: Vec<&str> = needs.iter().copied().filter(|other| other != missing).collect();
+            says(&ask(engine, &others), 1, &["root, or ", &format!("CAP_{}", missing.to_uppercase())]);
+        }
+    }
+}
+
 /// One request a second is little, but not none.
 #[test]
 fn low_rates_are_shown_with_their_digits() {

@@ -108,8 +108,10 @@ fn open_way(scene: &Scene, attach: AttachMode, mode: CopyMode) -> Result<(Redire
             Err(error) => {
                 let hint = match error.source.raw_os_error() {
                     Some(libc::EBUSY) => "; another program has an AF_XDP socket on it",
-                    Some(libc::EPERM) => "; be root, or have CAP_NET_RAW and CAP_IPC_LOCK",
-                    Some(libc::ENOBUFS) => "; the locked-memory limit is too small: ulimit -l unlimited",
+                    Some(libc::EPERM) => "; be root, or have CAP_NET_RAW",
+                    Some(libc::ENOBUFS) => {
+                        "; 16 MiB a queue are more than the locked-memory limit (ulimit -l): be root, or have CAP_IPC_LOCK"
+                    }
                     Some(libc::EOPNOTSUPP) => "; its driver has no zero-copy",
                     _ => "",
                 };

@@ -33,7 +33,8 @@ impl Kind {
     pub const fn needs(self) -> &'static [Capability] {
         match self {
             Self::AfXdp => &[Capability::NetRaw],
-            Self::LiveFrames => &[],
+            // Its program keeps pointers where the verifier lets nobody else keep them.
+            Self::LiveFrames => &[Capability::Perfmon],
         }
     }
 
