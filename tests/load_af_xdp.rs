@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use timeball::load::af_xdp::AfXdp;
 use timeball::load::clients::Clients;
-use timeball::load::engine::{Engine, Expect, Measured, Plan, Progress, Scene};
+use timeball::load::engine::{Engine, Expect, Measured, Plan, Progress, Scene, Wish};
 use timeball::load::judge::Flaw;
 
 const FAMILIES: [(&str, &str); 2] = [("10.99.1.1", "10.99.8.0/24"), ("fd99:1::1", "fd99:8::/48")];
@@ -40,7 +40,7 @@ fn plan(rate: f64, duration: Duration, nonce: u32) -> Plan {
     Plan { rate: Some(rate), duration, timeout: Duration::from_secs(1), nonce }
 }
 
-fn run(engine: &mut AfXdp, plan: &Plan, mut progress: impl FnMut(Progress) -> bool) -> Measured {
+fn run(engine: &mut AfXdp, plan: &Plan, mut progress: impl FnMut(Progress) -> Wish) -> Measured {
     engine.run(plan, &mut progress).unwrap()
 }
 
@@ -81,7 +81,7 @@ fn every_request_is_answered_and_counted_once() {
                     let plan = plan(5000.0, Duration::from_secs(1), nonce);
                     let measured = run(&mut engine, &plan, |_| {
                         calls += 1;
-                        true
+                        Wish::GoOn
                     });
                     assert!(calls >= 3, "{target}: {calls} reports of progress in a second");
                     measured
@@ -109,7 +109,7 @@ fn silence_is_loss_and_what_is_not_ours_reaches_the_kernel() {
         // Same server, same client, but another port: an ordinary client's replies go past the program.
         assert!(lab.answers("10.99.1.1"), "a socket of this machine gets its replies");
         let start = Instant::now();
-        let measured = run(&mut engine, &plan(1000.0, Duration::from_millis(300), 7), |_| true);
+        let measured = run(&mut engine, &plan(1000.0, Duration::from_millis(300), 7), |_| Wish::GoOn);
         (measured, start.elapsed())
     });
     assert_eq!((measured.offered, measured.answered, measured.flaws), (300, 0, [0; Flaw::COUNT]));
@@ -127,10 +127,66 @@ fn stops_when_told() {
     let scene = scene(&lab, "10.99.1.1", "10.99.1.2/32", 123);
     let measured = as_client(&lab, || {
         let mut engine = AfXdp::open(&scene).unwrap();
-        run(&mut engine, &plan(1000.0, Duration::from_secs(60), 9), |_| false)
+        run(&mut engine, &plan(1000.0, Duration::from_secs(60), 9), |_| Wish::Finish)
     });
     assert!((100..1000).contains(&measured.offered), "{} sent in a fifth of a second", measured.offered);
     assert_eq!((measured.answered, measured.send_failures), (measured.offered, 0));
+    assert_eq!((measured.in_flight, measured.broken), (0, None));
+}
+
+#[test]
+fn what_is_open_when_it_ends_at_once_is_in_flight() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let scene = scene(&lab, "10.99.1.1", "10.99.1.2/32", 123);
+    let measured = as_client(&lab, || {
+        let mut engine = AfXdp::open(&scene).unwrap();
+        run(&mut engine, &plan(1000.0, Duration::from_secs(60), 9), |now| {
+            if now.elapsed > Duration::from_millis(1500) { Wish::EndNow } else { Wish::GoOn }
+        })
+    });
+    // Nobody answers; the requests of the last second could have been answered yet.
+    let old = measured.offered - measured.in_flight;
+    assert!(measured.offered > 1500 && measured.in_flight.abs_diff(1000) <= 20, "{measured:?}");
+    assert!((500..1000).contains(&old), "{old}");
+}
+
+/// Both ends, both ways: each test has a lab of its own, so that one that hangs does not spoil the others.
+#[test]
+fn a_link_that_goes_away_ends_the_step_and_is_named() {
+    if !can_have_labs() {
+        return;
+    }
+    for (way, says) in common::BREAKS {
+        let lab = Lab::new(&[]);
+        let _daemon = Daemon::start(&lab, &Carrier::Driver.configuration(""));
+        let scene = scene(&lab, "10.99.1.1", "10.99.1.2/32", 123);
+        let start = Instant::now();
+        let measured = as_client(&lab, || {
+            let mut engine = AfXdp::open(&scene).unwrap();
+            let mut is_whole = true;
+            run(&mut engine, &plan(1000.0, Duration::from_secs(60), 9), |now| {
+                if is_whole && now.elapsed > Duration::from_secs(1) {
+                    is_whole = false;
+                    lab.break_link(way);
+                }
+                Wish::GoOn
+            })
+        });
+        let broken =
+            measured.broken.clone().unwrap_or_else(|| panic!("{way:?} was not noticed: {measured:?}"));
+        assert!(broken.starts_with("tb0 ") && broken.contains(says), "{way:?}: {broken}");
+        assert!(broken.contains(" s after the step began"), "{way:?}: {broken}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{way:?}: {:?}", start.elapsed());
+        assert!(measured.answered > 900, "{way:?}: {measured:?}");
+        assert_eq!(
+            measured.offered - measured.answered - measured.in_flight,
+            0,
+            "{way:?}: the server lost nothing"
+        );
+    }
 }
 
 #[test]

@@ -129,6 +129,83 @@ fn other_formats_and_other_files_are_refused_by_name() {
 }
 
 #[test]
+fn no_file_is_written_that_is_read_or_written_already() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (one, linked, pointer) = (path("one.json"), path("linked.json"), path("pointer.json"));
+    fs::write(&one, stored("one")).unwrap();
+    fs::hard_link(&one, &linked).unwrap();
+    std::os::unix::fs::symlink(&one, &pointer).unwrap();
+    for output in [&one, &linked, &pointer] {
+        says(
+            &timeball(&["report", &one, "--output", output]),
+            2,
+            &["--output", output, "another file than", &one],
+        );
+        assert_eq!(fs::read_to_string(&one).unwrap(), stored("one"), "{output}");
+    }
+    // The same record twice is odd, but harms nobody.
+    assert!(timeball(&["report", &one, &linked, "--output", &path("page.html")]).status.success());
+
+    let both = path("both");
+    let flags = format!("--target 10.99.1.1 --hdr {both} --report {both}");
+    says(&load(&flags), 2, &["--report", "another file than --hdr", &both]);
+    assert!(!Path::new(&both).exists());
+    let flags = format!("--target 10.99.1.1 --report {linked} --compare {one}");
+    says(&load(&flags), 2, &["--report", &linked, "another file than", &one]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_timeball"));
+    command.args(["load", "--interface", "tb0", "--target", "10.99.1.1", "--json", "--report", &both]);
+    let output = command.stdin(Stdio::null()).stdout(fs::File::create(&both).unwrap()).stderr(Stdio::piped());
+    let output = output.spawn().unwrap().wait_with_output().unwrap();
+    says(&output, 2, &["--report", &both, "another file than standard output"]);
+}
+
+#[test]
+fn records_are_files_or_pipes_of_bounded_length() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (one, page, huge) = (path("one.json"), path("page.html"), path("huge.json"));
+    for device in ["/dev/zero", "/dev/null", folder.path().to_str().unwrap()] {
+        says(&timeball(&["report", device, "--output", &page]), 2, &[device, "must be a file or a pipe"]);
+    }
+    fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+    says(&timeball(&["report", &huge, "--output", &page]), 2, &[&huge, "at most 64 MiB"]);
+    fs::write(&huge, [0xff]).unwrap();
+    says(&timeball(&["report", &huge, "--output", &page]), 2, &[&huge, "must be text"]);
+    assert!(!Path::new(&page).exists());
+
+    fs::write(&one, stored("by a pipe")).unwrap();
+    let piped = |source: &str| {
+        let line = format!("{} report <({source}) --output {page}", env!("CARGO_BIN_EXE_timeball"));
+        run(Command::new("bash").args(["-c", &line]))
+    };
+    assert!(piped(&format!("cat {one}")).status.success());
+    assert!(fs::read_to_string(&page).unwrap().contains("by a pipe"));
+    says(&piped("cat /dev/zero"), 2, &["/dev/fd/", "at most 64 MiB"]);
+}
+
+#[test]
+fn a_hostile_histogram_is_refused_by_name_and_takes_no_memory() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (hostile, page) = (path("hostile.json"), path("page.html"));
+    // An undeflated histogram of our range that says that 4 GiB of counts follow.
+    let histogram = "HISTE/////8AAAAAAAAAAwAAAAAAAAABAAAADfhHWAA/8AAAAAAAAA==";
+    fs::write(
+        &hostile,
+        stored("x").replacen("\"histogram\": \"\"", &format!("\"histogram\": \"{histogram}\""), 1),
+    )
+    .unwrap();
+    // A gigabyte of address space is plenty for everything else.
+    let line = format!(
+        "ulimit -v 1048576; exec {} report {hostile} --output {page}",
+        env!("CARGO_BIN_EXE_timeball")
+    );
+    let output = run(Command::new("bash").args(["-c", &line]));
+    says(&output, 2, &[&hostile, "step 1, round-trip: must be a histogram"]);
+}
+
+#[test]
 fn the_way_to_the_target_is_found_or_its_lack_explained() {
     if !can_have_labs() {
         return;
@@ -171,36 +248,214 @@ fn silence_is_a_failure_with_a_hint_and_still_a_record() {
     }
 }
 
-/// Ctrl-C ends the step, not the report.
+/// `timeball load` on the lab's client, running.
+fn start_load(lab: &Lab, flags: &str) -> std::process::Child {
+    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+    command
+        .args(["load", "--target", common::SERVER[0], "--interface", "tb0"])
+        .args(flags.split_whitespace());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn interrupt(child: &std::process::Child) {
+    run(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]));
+}
+
+fn record_of(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(output)))
+}
+
+/// Ctrl-C ends the sending, not the report, and what is on its way is waited for.
 #[test]
 fn an_interrupted_run_shows_what_it_measured() {
     if !can_have_labs() {
         return;
     }
+    for engine in ["live-frames", "af-xdp"] {
+        let lab = Lab::new(&[]);
+        let daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+        let folder = TempDir::new().unwrap();
+        let page = folder.path().join("page.html");
+        let flags = format!(
+            "--engine {engine} --sweep 500:1k:3 --json --duration 60 --timeout 3 --report {}",
+            page.display()
+        );
+        let child = start_load(&lab, &flags);
+        std::thread::sleep(Duration::from_secs(3));
+        // Half a second of requests is open when the signal comes.
+        daemon.pause();
+        std::thread::sleep(Duration::from_millis(500));
+        interrupt(&child);
+        std::thread::sleep(Duration::from_millis(500));
+        daemon.resume();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        assert!(text(&output).contains("interrupted: sends no more"), "{}", text(&output));
+        let record = record_of(&output);
+        assert_eq!(record["interrupted"], true, "{engine}");
+        let steps = record["steps"].as_array().unwrap();
+        let seconds = steps[0]["duration_seconds"].as_f64().unwrap();
+        assert!(steps.len() == 1 && (0.1..30.0).contains(&seconds), "{} steps, {seconds} s", steps.len());
+        let step = &steps[0];
+        assert!(step["answered"].as_u64().unwrap() > 500, "{engine}: {step}");
+        // veth's ring has 256 entries; what came beyond while the server slept is lost rightly.
+        assert_eq!(step["in_flight"], 0, "{engine}");
+        assert!(step["round_trip"]["max"].as_u64().unwrap() > 400_000_000, "{engine}: {step}");
+        assert!(fs::read_to_string(&page).unwrap().contains("interrupted"), "{engine}");
+    }
+}
+
+/// The second Ctrl-C ends it at once, and what is open then is no loss.
+#[test]
+fn a_second_interruption_waits_for_nothing() {
+    if !can_have_labs() {
+        return;
+    }
+    for engine in ["live-frames", "af-xdp"] {
+        let lab = Lab::new(&[]);
+        let daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+        let child = start_load(&lab, &format!("--engine {engine} --rate 100 --duration 60 --timeout 10"));
+        std::thread::sleep(Duration::from_secs(3));
+        daemon.pause();
+        std::thread::sleep(Duration::from_secs(1));
+        interrupt(&child);
+        std::thread::sleep(Duration::from_millis(500));
+        let second = std::time::Instant::now();
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert!(second.elapsed() < Duration::from_secs(2), "{engine}: {:?}", second.elapsed());
+        daemon.resume();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(table.contains("\ninterrupted: the run was ended before its time"), "{engine}: {table}");
+        assert!(table.contains("requests that were open when the step was ended"), "{engine}: {table}");
+        let line = table.lines().find(|line| line.trim_start().starts_with("100 ")).unwrap();
+        assert!(line.contains(" 0.00 "), "nothing is lost: {engine}: {table}");
+    }
+}
+
+#[test]
+fn a_link_that_goes_away_fails_the_run_and_keeps_what_was_measured() {
+    if !can_have_labs() {
+        return;
+    }
+    for engine in ["live-frames", "af-xdp"] {
+        let lab = Lab::new(&[]);
+        let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+        let child = start_load(&lab, &format!("--engine {engine} --sweep 500:1k:2 --duration 30 --json"));
+        std::thread::sleep(Duration::from_secs(3));
+        lab.break_link(common::Break::TheirsDown);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        let record = record_of(&output);
+        let failure = record["failure"].as_str().unwrap();
+        assert!(failure.starts_with("step 1 of 2: tb0 has no link"), "{engine}: {failure}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(&format!("timeball: error: {failure}")), "{engine}: {stderr}");
+        let step = &record["steps"][0];
+        assert!(step["answered"].as_u64().unwrap() > 500 && step["lost"] == 0, "{engine}: {step}");
+        assert_eq!(record["interrupted"], false);
+    }
+}
+
+#[test]
+fn outputs_that_fail_do_not_take_the_others_with_them() {
+    if !can_have_labs() {
+        return;
+    }
     let lab = Lab::new(&[]);
     let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
-    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
-    command.args([
-        "load",
-        "--target",
-        common::SERVER[0],
-        "--interface",
-        "tb0",
-        "--sweep",
-        "500:1k:3",
-        "--json",
-    ]);
-    command.args(["--duration", "60", "--timeout", "100ms"]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(3));
-    run(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]));
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let steps = record["steps"].as_array().unwrap();
-    let seconds = steps[0]["duration_seconds"].as_f64().unwrap();
-    assert!(steps.len() == 1 && (0.1..30.0).contains(&seconds), "{} steps, {seconds} s", steps.len());
-    assert!(steps[0]["answered"].as_u64().unwrap() > 0);
+    let folder = TempDir::new().unwrap();
+    let (page, log) = (folder.path().join("page.html"), folder.path().join("run.hdr"));
+    let short = "--rate 500 --duration 0.3 --timeout 100ms";
+    let flags = format!("{short} --hdr /dev/full --report {}", page.display());
+    let output = start_load(&lab, &flags).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("error: /dev/full: "), "{}", text(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("asked/s"), "{}", text(&output));
+    assert!(fs::read_to_string(&page).unwrap().ends_with("</html>\n"));
+
+    fs::remove_file(&page).unwrap();
+    let mut command = lab.on_client("sh");
+    let line = format!(
+        "exec {} load --target 10.99.1.1 --interface tb0 {short} --json --hdr {} --report {} >/dev/full",
+        env!("CARGO_BIN_EXE_timeball"),
+        log.display(),
+        page.display()
+    );
+    says(&run(command.args(["-c", &line])), 1, &["error: standard output: "]);
+    assert!(fs::read_to_string(&page).unwrap().ends_with("</html>\n"));
+    assert!(fs::read_to_string(&log).unwrap().contains("Tag=500/s:round-trip,"));
+}
+
+#[test]
+fn a_sweep_with_an_impossible_step_does_not_begin() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    for (engine, flags) in
+        [("af-xdp", "--sweep 1k:1M:3 --timeout 3"), ("live-frames", "--sweep 1k:10M:3 --timeout 3")]
+    {
+        let output =
+            start_load(&lab, &format!("--engine {engine} --duration 1 {flags}")).wait_with_output().unwrap();
+        says(&output, 2, &["--timeout 3s: must be at most ", "000000 requests/s"]);
+    }
+}
+
+/// With the privileges that the help names each engine works, and with one less it says which one that is.
+#[test]
+fn each_engine_needs_the_privileges_that_it_asks_for_and_no_others() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    let ask = |engine: &str, capabilities: &[&str]| {
+        let mut command = lab.on_client("setpriv");
+        let set: String = capabilities.iter().map(|capability| format!(",+{capability}")).collect();
+        command.args(["--bounding-set", &format!("-all{set}"), "--inh-caps", "-all", "--"]);
+        command.args([env!("CARGO_BIN_EXE_timeball"), "load", "--target", "10.99.1.1", "--interface", "tb0"]);
+        command.args(["--engine", engine, "--rate", "500", "--duration", "0.2", "--timeout", "100ms"]);
+        run(&mut command)
+    };
+    for (engine, needs) in [
+        ("live-frames", &["net_admin", "bpf", "perfmon"][..]),
+        ("live-frames", &["net_admin", "sys_admin"]),
+        ("af-xdp", &["net_admin", "bpf", "net_raw", "ipc_lock"]),
+    ] {
+        let output = ask(engine, needs);
+        assert_eq!(output.status.code(), Some(0), "{engine}, {needs:?}: {}", text(&output));
+        for missing in needs.iter().filter(|needed| **needed != "sys_admin") {
+            let others: Vec<&str> = needs.iter().copied().filter(|other| other != missing).collect();
+            says(&ask(engine, &others), 1, &["root, or ", &format!("CAP_{}", missing.to_uppercase())]);
+        }
+    }
+}
+
+/// One request a second is little, but not none.
+#[test]
+fn low_rates_are_shown_with_their_digits() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    for engine in ["live-frames", "af-xdp"] {
+        for (rate, seconds) in [("1", "1"), ("1.5", "2")] {
+            let flags =
+                format!("--engine {engine} --rate {rate} --duration {seconds} --clients 1 --timeout 300ms");
+            let output = start_load(&lab, &flags).wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+            let table = String::from_utf8_lossy(&output.stdout).into_owned();
+            let row = table.lines().skip_while(|line| !line.starts_with("asked/s")).nth(1).unwrap();
+            let cells: Vec<&str> = row.split_whitespace().take(3).collect();
+            let near =
+                |cell: &str| (cell.parse::<f64>().unwrap() / rate.parse::<f64>().unwrap() - 1.0).abs() < 0.05;
+            assert!(cells[0] == rate && near(cells[1]) && near(cells[2]), "{engine}: {table}");
+            assert!(!String::from_utf8_lossy(&output.stderr).contains("were sent"), "{}", text(&output));
+        }
+    }
 }
 
 #[test]

@@ -10,12 +10,11 @@ mod common;
 use common::{Carrier, Daemon, Lab, SERVER, can_have_labs, run_well};
 use serde_json::Value;
 use std::fs::File;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::process::Command;
 use std::time::Duration;
 use timeball::load::clients::Clients;
-use timeball::load::engine::{Engine, Expect, Measured, Plan, Progress, Scene};
+use timeball::load::engine::{Engine, Expect, Measured, Plan, Progress, Scene, Wish};
 use timeball::load::live_frames::LiveFrames;
 
 /// Runs `work` in a thread that has moved to the client's network namespace.
@@ -92,7 +91,7 @@ fn twenty_thousand_a_second_are_all_answered() {
                 seen.clear();
                 let mut note = |progress| {
                     seen.push(progress);
-                    true
+                    Wish::GoOn
                 };
                 steps.push(engine.run(&Plan { nonce, ..plan }, &mut note).unwrap());
             }
@@ -146,15 +145,83 @@ fn others_are_still_served_while_it_runs_and_it_stops_when_told() {
             .run(&plan(1000.0, Duration::from_secs(60)), &mut |_| {
                 calls += 1;
                 if calls == 2 {
-                    run_well(Command::new("ping").args(["-c", "1", "-W", "2", SERVER[0]]));
+                    // Nobody listens there, and the server's kernel says so.
+                    let address = (SERVER[0].parse::<std::net::IpAddr>().unwrap(), 9).into();
+                    let refused = TcpStream::connect_timeout(&address, Duration::from_secs(2)).unwrap_err();
+                    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
                     UdpSocket::bind("10.99.1.2:0").unwrap().send_to(b"x", (SERVER[0], 9)).unwrap();
                 }
-                calls < 4
+                if calls < 4 { Wish::GoOn } else { Wish::EndNow }
             })
             .unwrap();
         assert_eq!(calls, 4);
         assert!((1..10_000).contains(&measured.offered), "{}", measured.offered);
+        assert_eq!(measured.answered + measured.in_flight, measured.offered, "what is open is not lost");
     });
+}
+
+#[test]
+fn what_is_open_when_it_ends_at_once_is_in_flight() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let daemon = Daemon::start(&lab, &Carrier::Driver.configuration(""));
+    let scene = scene(&lab, SERVER[0]);
+    for end in [Wish::EndNow, Wish::Finish] {
+        let measured = on_client(&lab, || {
+            let mut engine = LiveFrames::open(&scene).unwrap();
+            let mut is_stopped = false;
+            let measured = engine.run(&plan(1000.0, Duration::from_secs(60)), &mut |now| {
+                if !is_stopped && now.elapsed > Duration::from_millis(300) {
+                    daemon.pause();
+                    is_stopped = true;
+                }
+                if now.elapsed > Duration::from_millis(1500) { end } else { Wish::GoOn }
+            });
+            daemon.resume();
+            measured.unwrap()
+        });
+        let unknown = if end == Wish::EndNow { 500 } else { 0 };
+        assert!(measured.in_flight.abs_diff(unknown) <= 20, "{end:?}: {} in flight", measured.in_flight);
+        assert!((200..600).contains(&measured.answered), "{end:?}: {} answered", measured.answered);
+    }
+}
+
+#[test]
+fn a_link_that_goes_away_ends_the_step_and_is_named() {
+    if !can_have_labs() {
+        return;
+    }
+    for (way, says) in common::BREAKS {
+        let lab = Lab::new(&[]);
+        let _daemon = Daemon::start(&lab, &Carrier::Driver.configuration(""));
+        let scene = scene(&lab, SERVER[0]);
+        let start = std::time::Instant::now();
+        let measured = on_client(&lab, || {
+            let mut engine = LiveFrames::open(&scene).unwrap();
+            let mut is_whole = true;
+            let plan = plan(1000.0, Duration::from_secs(60));
+            let measured = engine.run(&plan, &mut |now| {
+                if is_whole && now.elapsed > Duration::from_secs(1) {
+                    is_whole = false;
+                    lab.break_link(way);
+                }
+                Wish::GoOn
+            });
+            measured.unwrap()
+        });
+        let broken =
+            measured.broken.clone().unwrap_or_else(|| panic!("{way:?} was not noticed: {measured:?}"));
+        assert!(broken.starts_with("tb0 ") && broken.contains(says), "{way:?}: {broken}");
+        assert!(broken.contains(" s after the step began"), "{way:?}: {broken}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{way:?}: {:?}", start.elapsed());
+        assert!(measured.answered > 900, "{way:?}: {measured:?}");
+        assert!(
+            lost(&measured) - measured.in_flight <= LOST_MAX,
+            "{way:?}: the server lost nothing: {measured:?}"
+        );
+    }
 }
 
 #[test]
@@ -173,12 +240,12 @@ fn a_socket_server_is_reached_once_its_interface_has_gro() {
         assert!(hint.contains("gro on"), "{hint}");
         let mut engine = LiveFrames::open(&scene).unwrap();
         let plan = plan(2000.0, Duration::from_millis(500));
-        let error = engine.run(&plan, &mut |_| true).unwrap_err().to_string();
+        let error = engine.run(&plan, &mut |_| Wish::GoOn).unwrap_err().to_string();
         assert_eq!(error, hint);
 
         gro("on");
         LiveFrames::suits("tb0", scene.ifindex).unwrap();
-        let measured = engine.run(&plan, &mut |_| true).unwrap();
+        let measured = engine.run(&plan, &mut |_| Wish::GoOn).unwrap();
         assert_eq!((measured.offered, measured.flaws), (1000, [0; 7]));
         assert!(measured.answered > 500, "{} of 1000 answered", measured.answered);
         assert_eq!(measured.unfinished_checksums, measured.answered + measured.late);
@@ -191,7 +258,7 @@ fn a_socket_server_is_reached_once_its_interface_has_gro() {
                     gro("off");
                     is_on = false;
                 }
-                true
+                Wish::GoOn
             });
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with("of ") && error.contains("gro on"), "{error}");

@@ -8,6 +8,7 @@
 //! sees a difference and removes it.
 
 use super::crew::Crew;
+use super::drops::{NicDrops, counts_failed_redirects};
 use super::news::News;
 use super::report::{AttemptReport, InterfaceReport, QueueReport};
 use super::worker::Queue;
@@ -59,6 +60,7 @@ struct Link {
     tags: Vec<TagStack>,
     attempts: Vec<AttemptReport>,
     state: State,
+    nic_drops: NicDrops,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,8 @@ struct Steered {
     /// Its queues' sockets are bound to nothing any more.
     lost: bool,
     news: News,
+    /// Does the interface count as dropped what its queues' sockets drop?
+    counts_twice: bool,
     /// The VLAN children when tag stripping was decided upon.
     children: usize,
 }
@@ -101,6 +105,7 @@ impl Links {
                 settings: settings.clone(),
                 attempts: Vec::new(),
                 state: State::Absent,
+                nic_drops: NicDrops::default(),
             })
             .collect();
         Self { common, links, next_worker: 0 }
@@ -176,8 +181,15 @@ impl Links {
 
     /// How each interface is.
     #[must_use]
-    pub fn report(&self, queues: &[QueueReport]) -> Vec<InterfaceReport> {
-        self.links.iter().map(|link| link.report(queues)).collect()
+    pub fn report(&mut self, dropped: &[Option<u64>], queues: &[QueueReport]) -> Vec<InterfaceReport> {
+        let dropped = dropped.iter().copied().chain(std::iter::repeat(None));
+        self.links.iter_mut().zip(dropped).map(|(link, dropped)| link.report(dropped, queues)).collect()
+    }
+
+    /// What each interface has dropped, for [`Self::report`]: to be read before the queues are (see `drops`).
+    #[must_use]
+    pub fn receive_dropped(&self) -> Vec<Option<u64>> {
+        self.links.iter().map(|link| receive_dropped(&link.name)).collect()
     }
 }
 
@@ -293,6 +305,8 @@ impl Link {
         };
         let port = self.port_config(interface.ifindex, common.busy_poll);
         let (opened, attempts) = ladder::climb(self.allowed(), steering, &port, &queues);
+        let in_driver = attempts.last().is_some_and(|chosen| chosen.rung.is_in_driver());
+        let driver = facts.driver.as_ref().map_or("", |driver| driver.name.as_str());
         for attempt in attempts {
             let outcome = attempt.error.map_or_else(|| "chosen".to_owned(), |error| error.to_string());
             self.note(&attempt.rung.to_string(), &outcome);
@@ -306,6 +320,7 @@ impl Link {
             behind: None,
             lost: false,
             news: News::default(),
+            counts_twice: in_driver && counts_failed_redirects(driver),
             _guard: guard,
             steering: {
                 // The workers refuse these clients too; the program only does so sooner.
@@ -369,7 +384,15 @@ impl Link {
         }
     }
 
-    fn report(&self, queues: &[QueueReport]) -> InterfaceReport {
+    fn report(&mut self, dropped: Option<u64>, queues: &[QueueReport]) -> InterfaceReport {
+        let own = queues.iter().filter(|queue| *queue.interface == *self.name);
+        let counts_twice = matches!(&self.state, State::AfXdp(steered) if steered.counts_twice);
+        let of_sockets = own.clone().filter(|_| counts_twice).map(|queue| {
+            let count = |name| queue.kernel.get(name).copied().unwrap_or(0);
+            (queue.queue, count("rx_ring_full") + count("rx_dropped"))
+        });
+        let ifindex = self.ifindex();
+        let nic_dropped = dropped.map(|in_all| self.nic_drops.update(ifindex, in_all, of_sockets));
         let (path, rung, addresses, verdicts) = match &self.state {
             State::Absent => ("absent", "none: the interface does not exist".to_owned(), 0, BTreeMap::new()),
             State::Sockets { .. } => ("socket", "kernel socket".to_owned(), 0, BTreeMap::new()),
@@ -384,9 +407,10 @@ impl Link {
             rung,
             attempts: self.attempts.clone(),
             steered_addresses: addresses,
-            receive_dropped: receive_dropped(&self.name),
+            receive_dropped: dropped,
+            nic_dropped,
             verdicts,
-            queues: queues.iter().filter(|queue| *queue.interface == *self.name).cloned().collect(),
+            queues: own.cloned().collect(),
         }
     }
 }

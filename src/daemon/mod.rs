@@ -11,6 +11,7 @@ pub mod control_socket;
 mod conversation;
 pub mod counters;
 mod crew;
+mod drops;
 pub mod exchange;
 mod links;
 mod news;

@@ -47,6 +47,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 
 fn status(server: &mut Server) -> StatusReport {
     server.take_notices();
+    let dropped = server.links.receive_dropped();
     let (workers, queues) = server.crew.report();
     let config = &server.config;
     StatusReport {
@@ -56,7 +57,7 @@ fn status(server: &mut Server) -> StatusReport {
         uptime_seconds: server.started.elapsed().as_secs_f64(),
         port: config.port,
         clock: clock_report(server),
-        interfaces: server.links.report(&queues),
+        interfaces: server.links.report(&dropped, &queues),
         workers,
         socket_addresses: server.group.addresses().map(|local| local.address().to_string()).collect(),
         unsolicited: server

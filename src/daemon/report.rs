@@ -74,6 +74,9 @@ pub struct InterfaceReport {
     pub steered_addresses: u64,
     /// Packets that the NIC or the kernel dropped on the way in, whatever was in them; `None` where they are not told.
     pub receive_dropped: Option<u64>,
+    /// Of those, the ones that no AF_XDP socket of a queue counts as well, as far as the driver is known to do that.
+    #[serde(default)]
+    pub nic_dropped: Option<u64>,
     /// Packets by verdict of the XDP program.
     pub verdicts: BTreeMap<String, u64>,
     /// Each queue.

@@ -29,6 +29,14 @@ const RUNGS: [Rung; 4] = [
     Rung { variant: Variant::Plain, attach: AttachMode::Skb, copy: CopyMode::Copy },
 ];
 
+impl Rung {
+    /// Does the XDP program run in the driver?
+    #[must_use]
+    pub fn is_in_driver(&self) -> bool {
+        self.attach == AttachMode::Driver
+    }
+}
+
 impl fmt::Display for Rung {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match (self.variant, self.attach, self.copy) {

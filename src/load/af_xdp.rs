@@ -10,8 +10,9 @@
 //! Replies may arrive on any receive queue: the NIC chooses by a hash of addresses and ports. So there is a socket on
 //! each queue, up to [`QUEUES_MAX`]; requests all leave through the first.
 
-use super::engine::{Engine, EngineError, Measured, OVERTIME, Plan, Progress, Scene};
+use super::engine::{Engine, EngineError, Measured, OVERTIME, Plan, Progress, Scene, Wish};
 use super::judge::judge;
+use super::link::LinkWatch;
 use super::redirect::Redirect;
 use super::request::Template;
 use super::tally::{OPEN_MAX, Tally};
@@ -27,7 +28,7 @@ pub const QUEUES_MAX: u32 = 64;
 /// Entries of each ring. At a million replies a second the receive ring holds 2 ms: a pause of this thread.
 const ENTRIES: u32 = 2048;
 
-/// How often the caller is told.
+/// How often the caller is told, and the link looked at.
 const PROGRESS_INTERVAL: u64 = 200_000_000;
 
 /// From the fastest way into user space to the one that every interface has.
@@ -74,11 +75,23 @@ impl AfXdp {
         self.carrier
     }
 
+    /// Whether a step can be done as planned.
+    ///
+    /// # Errors
+    /// Why not, in words for the user.
+    pub fn check(plan: &Plan) -> Result<(), EngineError> {
+        open_at_once(plan).map(drop)
+    }
+
     /// How many queues are listened to.
     #[must_use]
     pub fn queues(&self) -> usize {
         self.queues.len()
     }
+}
+
+fn open_at_once(plan: &Plan) -> Result<u64, EngineError> {
+    plan.open_at_once(f64::MAX, OPEN_MAX)
 }
 
 /// Program and sockets in exactly this way.
@@ -95,8 +108,10 @@ fn open_way(scene: &Scene, attach: AttachMode, mode: CopyMode) -> Result<(Redire
             Err(error) => {
                 let hint = match error.source.raw_os_error() {
                     Some(libc::EBUSY) => "; another program has an AF_XDP socket on it",
-                    Some(libc::EPERM) => "; be root, or have CAP_NET_RAW and CAP_IPC_LOCK",
-                    Some(libc::ENOBUFS) => "; the locked-memory limit is too small: ulimit -l unlimited",
+                    Some(libc::EPERM) => "; be root, or have CAP_NET_RAW",
+                    Some(libc::ENOBUFS) => {
+                        "; 16 MiB a queue are more than the locked-memory limit (ulimit -l): be root, or have CAP_IPC_LOCK"
+                    }
                     Some(libc::EOPNOTSUPP) => "; its driver has no zero-copy",
                     _ => "",
                 };
@@ -139,9 +154,10 @@ impl Engine for AfXdp {
     fn run(
         &mut self,
         plan: &Plan,
-        progress: &mut dyn FnMut(Progress) -> bool,
+        progress: &mut dyn FnMut(Progress) -> Wish,
     ) -> Result<Measured, EngineError> {
-        let open = plan.open_at_once(f64::MAX, OPEN_MAX)?;
+        let open = open_at_once(plan)?;
+        let mut link = LinkWatch::begin(&self.scene)?;
         // What is left of an earlier step would be judged by this one's nonce.
         for xsk in &mut self.queues {
             while xsk.receive(|_| Next::Recycle) > 0 {
@@ -157,33 +173,42 @@ impl Engine for AfXdp {
             last_departed: 0,
             sending: true,
         };
-        let mut next_progress = PROGRESS_INTERVAL;
-        let mut give_up = u64::MAX;
-        loop {
-            step.turn(&self.template, &self.scene, &mut self.queues)
-                .map_err(|error| EngineError(format!("{} does not send: {error}", self.scene.interface)))?;
+        let timeout = nanoseconds(plan.timeout);
+        let (mut next_look, mut give_up) = (PROGRESS_INTERVAL, u64::MAX);
+        // When the link was last seen to be there: what was due a timeout before that, or later, may be open yet.
+        let mut linked_at = 0_u64;
+        let (broken, open_from) = loop {
+            let turned = step.turn(&self.template, &self.scene, &mut self.queues);
             let now = step.now();
-            if now >= next_progress {
-                next_progress = now + PROGRESS_INTERVAL;
-                if !progress(step.progress(now)) {
-                    if !step.sending {
-                        break;
-                    }
-                    step.sending = false;
+            let is_over = now >= give_up;
+            if turned.is_err() || now >= next_look || is_over {
+                next_look = now + PROGRESS_INTERVAL;
+                let elapsed = Duration::from_nanos(now);
+                let may_send = turned.map_err(|error| {
+                    format!(
+                        "{} does not send: {error}, {elapsed:.1?} after the step began",
+                        self.scene.interface
+                    )
+                });
+                if let Err(what) = link.check(elapsed).and(may_send) {
+                    break (Some(what), Some(linked_at.saturating_sub(timeout)));
+                }
+                linked_at = now;
+                if is_over {
+                    break (None, None);
+                }
+                match progress(step.progress(now)) {
+                    Wish::GoOn => {}
+                    Wish::Finish => step.sending = false,
+                    Wish::EndNow => break (None, Some(now.saturating_sub(timeout))),
                 }
             }
-            if step.sending {
-                continue;
+            if !step.sending && give_up == u64::MAX {
+                give_up = now.saturating_add(timeout);
             }
-            if give_up == u64::MAX {
-                give_up = now.saturating_add(nanoseconds(plan.timeout));
-            }
-            if now >= give_up {
-                break;
-            }
-        }
+        };
         let duration = Duration::from_nanos(step.last_departed);
-        Ok(Measured { duration, ..step.tally.finish() })
+        Ok(Measured { duration, broken, ..step.tally.finish(open_from) })
     }
 }
 

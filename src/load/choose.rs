@@ -5,8 +5,9 @@
 //! The one idea a newcomer lacks: nothing else in the program names an engine.
 
 use super::af_xdp::AfXdp;
-use super::engine::{Engine, EngineError, Scene};
+use super::engine::{Engine, EngineError, Plan, Scene};
 use super::live_frames::LiveFrames;
+use crate::sys::process::Capability;
 
 /// An engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +26,27 @@ impl Kind {
             Self::AfXdp => "af-xdp",
             Self::LiveFrames => "live-frames",
         }
+    }
+
+    /// What it needs besides the right to load and attach an XDP program: a privilege that its check can name.
+    #[must_use]
+    pub const fn needs(self) -> &'static [Capability] {
+        match self {
+            Self::AfXdp => &[Capability::NetRaw],
+            // Its program keeps pointers where the verifier lets nobody else keep them.
+            Self::LiveFrames => &[Capability::Perfmon],
+        }
+    }
+
+    /// Whether all these steps can be done as planned, found out before the first of them.
+    ///
+    /// # Errors
+    /// What of the user's wishes is beyond this engine.
+    pub fn check(self, scene: &Scene, plans: &[Plan]) -> Result<(), EngineError> {
+        plans.iter().try_for_each(|plan| match self {
+            Self::AfXdp => AfXdp::check(plan),
+            Self::LiveFrames => LiveFrames::check(scene, plan),
+        })
     }
 
     /// Makes it ready to send.
@@ -57,6 +79,24 @@ pub fn choose(wanted: Option<Kind>, interface: &str, ifindex: u32) -> (Kind, Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn every_step_is_checked_with_the_limits_of_its_engine() {
+        let scene = crate::load::testing::scene("10.99.1.1", "10.99.8.0/22", 1000);
+        let plan = |rate| Plan {
+            rate: Some(rate),
+            duration: Duration::from_secs(1),
+            timeout: Duration::from_secs(10),
+            nonce: 1,
+        };
+        for (kind, most) in [(Kind::AfXdp, (1 << 21) as f64), (Kind::LiveFrames, (1 << 24) as f64)] {
+            let (fits, more) = (plan(most / 10.0), plan(most / 10.0 + 1.0));
+            assert!(kind.check(&scene, &[plan(1.0), fits]).is_ok(), "{kind:?}");
+            let error = kind.check(&scene, &[fits, more]).unwrap_err().to_string();
+            assert!(error.starts_with("--timeout 10s: must be at most 9999 ms at "), "{error}");
+        }
+    }
 
     #[test]
     fn what_is_no_veth_gets_af_xdp_and_the_user_has_the_last_word() {

@@ -75,8 +75,10 @@ impl Plan {
         let open = (self.rate.unwrap_or(saturated) * self.timeout.as_secs_f64()).ceil() as u64;
         match self.rate {
             Some(rate) if open > max => Err(EngineError(format!(
-                "at {rate:.0} requests a second, a timeout of {:?} keeps {open} of them open, more than {max}",
-                self.timeout
+                "--timeout {:?}: must be at most {:.0} ms at {rate:.0} requests/s, as the engine remembers {max} open \
+                 requests",
+                self.timeout,
+                (max as f64 / rate * 1e3).floor()
             ))),
             _ => Ok(open.min(max)),
         }
@@ -94,6 +96,17 @@ pub struct Progress {
     pub answered: u64,
 }
 
+/// What whoever watches a step wants of it. The engine asks anew each time it tells its progress.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Nothing in particular.
+    GoOn,
+    /// Send no more, but wait for the replies that are on their way, as at the step's own end.
+    Finish,
+    /// Send no more and wait for nothing.
+    EndNow,
+}
+
 /// What a step measured.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Measured {
@@ -106,6 +119,12 @@ pub struct Measured {
     pub send_failures: u64,
     /// Right replies in time.
     pub answered: u64,
+    /// Requests, of `offered`, that were open, and not yet due to be answered, when the step ended before its time: nobody
+    /// knows what would have become of them. 0 after a step that waited for its replies.
+    pub in_flight: u64,
+    /// Why the engine could not go on, where it could not: the interface went away, and when. The rest is what was
+    /// measured until then.
+    pub broken: Option<String>,
     /// Right replies after the timeout.
     pub late: u64,
     /// Kiss-o'-death packets by code.
@@ -131,6 +150,8 @@ impl Default for Measured {
             offered: 0,
             send_failures: 0,
             answered: 0,
+            in_flight: 0,
+            broken: None,
             late: 0,
             kisses: Vec::new(),
             duplicates: 0,
@@ -150,14 +171,14 @@ pub struct EngineError(pub String);
 
 /// A way to send requests and to receive replies.
 pub trait Engine {
-    /// Does one step. Calls `progress` several times a second while it runs; stops early, with what it has, when that
-    /// returns `false`.
+    /// Does one step. Calls `progress` several times a second while it runs, and does as that wishes. An interface that
+    /// goes away meanwhile ends the step with what was measured ([`Measured::broken`]).
     ///
     /// # Errors
-    /// [`EngineError`].
+    /// [`EngineError`]: nothing was measured that says anything.
     fn run(
         &mut self,
         plan: &Plan,
-        progress: &mut dyn FnMut(Progress) -> bool,
+        progress: &mut dyn FnMut(Progress) -> Wish,
     ) -> Result<Measured, EngineError>;
 }

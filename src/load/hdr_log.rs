@@ -5,7 +5,7 @@
 //! The one idea a newcomer lacks: a log is lines of (tag, start, length, max, histogram), and viewers draw the lines of
 //! one tag as one series; so each kind of latency has a tag of its own in each step, such as `10000/s:round-trip`.
 
-use super::record::{Latencies, Run, Step};
+use super::record::{Run, Step};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use std::io::{self, Write};
@@ -24,13 +24,14 @@ pub fn write(output: &mut impl Write, run: &Run, started: SystemTime) -> io::Res
         .add_comment("[Histogram log format version 1.3]")
         .add_comment(&format!("timeball {} load: {} asks {}", run.version, run.engine, run.target))
         .add_comment("Latencies in nanoseconds; Interval_Max in milliseconds")
+        .add_comment(if run.interrupted || run.failure.is_some() { "Ended early" } else { "Complete" })
         .with_start_time(started)
         .with_max_value_divisor(NANOSECONDS_PER_MILLISECOND)
         .begin_log_with(output, &mut serializer)?;
     let mut start = Duration::ZERO;
     for (number, step) in run.steps.iter().enumerate() {
         let duration = Duration::from_secs_f64(step.duration_seconds.max(0.0));
-        for (kind, latencies) in kinds(step) {
+        for (kind, latencies) in step.kinds() {
             let Some(histogram) = latencies.histogram().filter(|histogram| !histogram.is_empty()) else {
                 continue;
             };
@@ -42,10 +43,6 @@ pub fn write(output: &mut impl Write, run: &Run, started: SystemTime) -> io::Res
     Ok(())
 }
 
-fn kinds(step: &Step) -> [(&'static str, &Latencies); 3] {
-    [("round-trip", &step.round_trip), ("turnaround", &step.turnaround), ("send-delay", &step.send_delay)]
-}
-
 /// Two steps of one rate must not become one series, so all but the first have their number.
 fn tag(number: usize, step: &Step, kind: &str) -> String {
     let rate = step.intended_per_second.map_or("saturate".to_owned(), |rate| format!("{rate}/s"));
@@ -55,6 +52,7 @@ fn tag(number: usize, step: &Step, kind: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::record::Latencies;
     use crate::load::testing;
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD;

@@ -16,8 +16,9 @@
 mod program;
 
 use self::program::Program;
-use super::engine::{Engine, EngineError, Expect, Measured, OVERTIME, Plan, Progress, Scene};
+use super::engine::{Engine, EngineError, Expect, Measured, OVERTIME, Plan, Progress, Scene, Wish};
 use super::judge::Flaw;
+use super::link::LinkWatch;
 use super::request::Template;
 use crate::sys::bpf::{AttachMode, create_xdp_link, detach_xdp_link, run_live_frames, update_xdp_link};
 use crate::sys::clock;
@@ -25,9 +26,10 @@ use crate::sys::ethtool::Ethtool;
 use crate::sys::netlink::{device_features, transmitted};
 use std::io;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use timeball_xdp_prog::load::{Counter, FLAWS, Histogram, INTENDED_BITS, Settings, TEMPLATE_LENGTH};
 
 /// How long one system call should run: progress is seen that often.
@@ -101,13 +103,28 @@ impl LiveFrames {
         Ok(Self { scene: scene.clone(), template, link })
     }
 
-    /// Runs the sender until the step is over or `progress` says stop. Returns whether it is over.
-    fn send(&self, step: &Step<'_>, progress: &mut dyn FnMut(Progress) -> bool) -> Result<bool, EngineError> {
+    /// Whether a step can be done as planned.
+    ///
+    /// # Errors
+    /// Why not, in words for the user.
+    pub fn check(scene: &Scene, plan: &Plan) -> Result<(), EngineError> {
+        settings(scene, &Template::new(scene), plan).map(drop)
+    }
+
+    /// Runs the sender until the step is over, or `progress` wishes that it ends, or the link is gone.
+    fn send(
+        &self,
+        step: &mut Step<'_>,
+        progress: &mut dyn FnMut(Progress) -> Wish,
+    ) -> Result<End, EngineError> {
         let (mut repeat, mut leaves) = (REPEAT_FIRST, false);
         loop {
             let before = clock::monotonic();
             match run_live_frames(step.program.fd(), self.template.bytes(), repeat, BATCH) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    if let Err(what) = step.link.check(step.progress()?.elapsed) {
+                        return Ok(End::Broken(what));
+                    }
                     return Err(EngineError(format!(
                         "cannot send by BPF_PROG_RUN with live frames: {error}"
                     )));
@@ -121,13 +138,13 @@ impl LiveFrames {
             let fitting = u128::from(repeat) * CALL.as_nanos() / u128::from(took);
             repeat = u32::try_from(fitting).unwrap_or(u32::MAX).min(repeat * 2).clamp(BATCH, REPEAT_MAX);
 
-            let now = step.progress()?;
+            let now = match step.tell(progress)? {
+                ControlFlow::Continue(now) => now,
+                ControlFlow::Break(end) => return Ok(end),
+            };
             if !leaves && now.elapsed > LEAVE_WITHIN {
                 step.check_that_requests_leave(&self.scene)?;
                 leaves = true;
-            }
-            if !progress(now) {
-                return Ok(false);
             }
             if now.offered >= step.settings.requests_max
                 || now.elapsed.as_nanos() > u128::from(step.settings.sent_within)
@@ -137,7 +154,7 @@ impl LiveFrames {
                     sleep(Duration::from_millis(10));
                     step.check_that_requests_leave(&self.scene)?;
                 }
-                return Ok(true);
+                return Ok(End::Done);
             }
         }
     }
@@ -147,28 +164,23 @@ impl Engine for LiveFrames {
     fn run(
         &mut self,
         plan: &Plan,
-        progress: &mut dyn FnMut(Progress) -> bool,
+        progress: &mut dyn FnMut(Progress) -> Wish,
     ) -> Result<Measured, EngineError> {
         let settings = settings(&self.scene, &self.template, plan)?;
+        let link = LinkWatch::begin(&self.scene)?;
         // New maps are empty, so every step has a program of its own; the old one goes with the link's update.
         let program = Program::load(&settings)?;
         update_xdp_link(&self.link, program.fd())
             .map_err(|error| EngineError(format!("{}: XDP link lost: {error}", self.scene.interface)))?;
         takes_frames(&self.scene.interface, self.scene.ifindex).map_err(EngineError)?;
         let left_before = packets_left(self.scene.ifindex);
-        let step = Step { settings: &settings, program: &program, left_before };
-        let is_over = self.send(&step, progress)?;
-        if is_over {
-            let since = clock::monotonic();
-            let waited = || Duration::from_nanos(clock::monotonic().nanoseconds_since(since).max(0) as u64);
-            while waited() < plan.timeout {
-                sleep(CALL.min(plan.timeout.saturating_sub(waited())));
-                if !progress(step.progress()?) {
-                    break;
-                }
-            }
-        }
-        step.measured(is_over)
+        let mut step =
+            Step { settings: &settings, program: &program, left_before, link, linked_at: Duration::ZERO };
+        let sent = self.send(&mut step, progress)?;
+        let are_all_due = sent == End::Done;
+        let end =
+            if matches!(sent, End::Done | End::Stopped) { step.wait(plan.timeout, progress)? } else { sent };
+        step.measured(are_all_due, end)
     }
 }
 
@@ -181,12 +193,28 @@ impl Drop for LiveFrames {
     }
 }
 
+/// Why sending, or waiting, is over.
+#[derive(PartialEq, Eq, Debug)]
+enum End {
+    /// All was sent, or waited for.
+    Done,
+    /// No more is to be sent.
+    Stopped,
+    /// Nothing is to be waited for either.
+    Now,
+    /// The link is gone, and how.
+    Broken(String),
+}
+
 /// A step that runs.
 struct Step<'a> {
     settings: &'a Settings,
     program: &'a Program,
     /// What the interface had sent or dropped before; none if it does not say.
     left_before: Option<u64>,
+    link: LinkWatch,
+    /// When the link was last seen to be there, after the start.
+    linked_at: Duration,
 }
 
 impl Step<'_> {
@@ -198,6 +226,50 @@ impl Step<'_> {
             offered: sender.sent,
             answered: self.program.counts()?[Counter::Answered as usize],
         })
+    }
+
+    /// Looks at the link, and tells `progress` how far the step is.
+    fn tell(
+        &mut self,
+        progress: &mut dyn FnMut(Progress) -> Wish,
+    ) -> Result<ControlFlow<End, Progress>, EngineError> {
+        let now = self.progress()?;
+        if let Err(what) = self.link.check(now.elapsed) {
+            return Ok(ControlFlow::Break(End::Broken(what)));
+        }
+        self.linked_at = now.elapsed;
+        Ok(match progress(now) {
+            Wish::GoOn => ControlFlow::Continue(now),
+            Wish::Finish => ControlFlow::Break(End::Stopped),
+            Wish::EndNow => ControlFlow::Break(End::Now),
+        })
+    }
+
+    /// Waits for the replies to what was sent last.
+    fn wait(
+        &mut self,
+        timeout: Duration,
+        progress: &mut dyn FnMut(Progress) -> Wish,
+    ) -> Result<End, EngineError> {
+        let since = Instant::now();
+        while since.elapsed() < timeout {
+            sleep(CALL.min(timeout.saturating_sub(since.elapsed())));
+            match self.tell(progress)? {
+                ControlFlow::Continue(_) | ControlFlow::Break(End::Stopped) => {}
+                ControlFlow::Break(end) => return Ok(end),
+            }
+        }
+        Ok(End::Done)
+    }
+
+    /// Requests that are open and were due a timeout before `known_at` or later.
+    fn in_flight(&self, known_at: Duration) -> Result<u64, EngineError> {
+        let now = self.progress()?;
+        let from = nanoseconds(known_at).saturating_sub(self.settings.timeout);
+        let elapsed = nanoseconds(now.elapsed).max(1);
+        // Twice what the mean pace made due since: no engine is so far from its pace.
+        let share = elapsed.saturating_sub(from) as f64 / elapsed as f64;
+        self.program.open_since(from, (2.0 * share * now.offered as f64).ceil() as u64)
     }
 
     /// A redirect that fails is seen by nobody: neither the program nor the caller of `BPF_PROG_RUN` hears of it. But the
@@ -214,8 +286,13 @@ impl Step<'_> {
         Err(EngineError(format!("of {sent} requests only {left} left {interface}: {VANISH}")))
     }
 
-    /// What was counted, of a step that is over or that was stopped early.
-    fn measured(&self, is_over: bool) -> Result<Measured, EngineError> {
+    /// What was counted of a step that ended so.
+    fn measured(&self, are_all_due: bool, end: End) -> Result<Measured, EngineError> {
+        let in_flight = match end {
+            End::Done | End::Stopped => 0,
+            End::Now => self.in_flight(self.progress()?.elapsed)?,
+            End::Broken(_) => self.in_flight(self.linked_at)?,
+        };
         let (sender, counts) = (self.program.progress()?, self.program.counts()?);
         let mut kisses = self.program.kisses()?;
         let unnamed = counts[Counter::KissUnnamed as usize];
@@ -224,13 +301,15 @@ impl Step<'_> {
         }
         let mut flaws = [0; Flaw::COUNT];
         flaws.copy_from_slice(&counts[..FLAWS]);
-        let all_due = is_over && self.settings.saturate == 0;
-        let due = if all_due { self.settings.requests_max } else { sender.sent };
+        let due =
+            if are_all_due && self.settings.saturate == 0 { self.settings.requests_max } else { sender.sent };
         Ok(Measured {
             duration: Duration::from_nanos(sender.last.saturating_sub(sender.start)),
             offered: sender.sent,
             send_failures: due.saturating_sub(sender.sent),
             answered: counts[Counter::Answered as usize],
+            in_flight,
+            broken: if let End::Broken(what) = end { Some(what) } else { None },
             late: counts[Counter::Late as usize],
             kisses,
             duplicates: counts[Counter::Duplicate as usize],

@@ -10,9 +10,11 @@
 pub mod af_xdp;
 pub mod choose;
 pub mod clients;
+pub mod encoded;
 pub mod engine;
 pub mod hdr_log;
 pub mod judge;
+pub mod link;
 pub mod live_frames;
 pub mod page;
 pub mod plan;

@@ -13,13 +13,16 @@ mod text;
 
 use super::record::{Latencies, Machine, Run, Step};
 use std::fmt::Write;
-use text::{count, escape, latency, percent, rate};
+use text::{count, escape, latency, per_second, percent, rate};
 
 /// Most runs on one page: more lines cannot be told apart.
 pub const RUNS_MAX: usize = chart::LOOKS_COUNT;
 
 /// Most steps shown of each run.
 pub const STEPS_MAX: usize = 64;
+
+/// Columns of the table of all steps.
+const COLUMNS: usize = 18;
 
 /// What latency means, for people who see such a page for the first time.
 const MEANING: &str = "<h2>What is measured</h2>
@@ -28,7 +31,7 @@ const MEANING: &str = "<h2>What is measured</h2>
 if anything stalls, every request that was due meanwhile is charged for its wait. Requests without a right reply have no \
 latency: they are in the column of losses, so read the two together.</p>
 <p><strong>Turnaround</strong> is the time between receiving and sending as the server itself says in its reply. \
-<strong>Send delay</strong> is how late the generator was: it is contained in the round trip. Where the last column has a mark, the \
+<strong>Send delay</strong> is how late the generator was: it is contained in the round trip. Where a step has a mark (⚠), the \
 generator could not keep to the timetable, and the numbers say as much about it as about the server.</p>
 <p>A percentile is the time within which that share of the replies came. Each further nine has the same width, so that the rare \
 slow replies can be seen. Percentiles of different runs cannot be averaged.</p>
@@ -107,10 +110,11 @@ fn run_table(runs: &[Run]) -> String {
         };
         let _ = writeln!(
             table,
-            "<tr><th scope=\"row\">{} {}</th><td>{}<small>by {}</small></td><td>{}<small>{}</small></td>\
+            "<tr><th scope=\"row\">{} {}{}</th><td>{}<small>by {}</small></td><td>{}<small>{}</small></td>\
              <td>{}<small>from {}</small></td><td>{}</td><td>{}{machine}</td></tr>",
             chart::key(look),
             escape(&run.label),
+            early_end(run),
             escape(&run.target),
             escape(&run.interface),
             escape(&run.engine),
@@ -122,6 +126,18 @@ fn run_table(runs: &[Run]) -> String {
         );
     }
     table + "</tbody>\n</table>\n</div>\n"
+}
+
+/// Why a run was over before its time; nothing if it was not.
+fn early_end(run: &Run) -> String {
+    let mut notes = String::new();
+    if run.interrupted {
+        notes += "<small class=\"limit\">\u{26a0} interrupted: ended before its time</small>";
+    }
+    if let Some(failure) = &run.failure {
+        let _ = write!(notes, "<small class=\"limit\">\u{26a0} ended early: {}</small>", escape(failure));
+    }
+    notes
 }
 
 /// Says what was left out.
@@ -171,17 +187,20 @@ fn step_table(runs: &[Run]) -> String {
         "<h2>All numbers</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"All numbers\">\n\
          <table class=\"numbers\">\n<thead>\n<tr><td></td><th scope=\"colgroup\" colspan=\"2\">Per second</th>\
          <th scope=\"colgroup\" colspan=\"5\">Requests</th><th scope=\"colgroup\" colspan=\"6\">Round trip</th>\
-         <th scope=\"colgroup\" colspan=\"3\">Turnaround</th><th scope=\"colgroup\" colspan=\"2\">Generator</th></tr>\n<tr>",
+         <th scope=\"colgroup\" colspan=\"3\">Turnaround</th><th scope=\"colgroup\">Generator</th></tr>\n<tr>",
     );
-    let names = "Intended|offered|answered|lost|late|invalid|kisses|duplicates|p50|p90|p99|p99.9|p99.99|max|p50|p99|max|\
-                 send delay p99|was the limit";
+    let names = "Intended|offered|answered|lost|late|invalid|kisses|dupli&shy;cates|p50|p90|p99|p99.9|p99.99|max|p50|p99|max|\
+                 send delay p99";
     for name in names.split('|') {
         let _ = write!(table, "<th scope=\"col\">{name}</th>");
     }
     table += "</tr>\n</thead>\n";
     for (look, run) in runs.iter().enumerate() {
         let (key, label) = (chart::key(look), escape(&run.label));
-        let _ = writeln!(table, "<tbody>\n<tr><th scope=\"rowgroup\" colspan=\"19\">{key}{label}</th></tr>");
+        let _ = writeln!(
+            table,
+            "<tbody>\n<tr><th scope=\"rowgroup\" colspan=\"{COLUMNS}\">{key}{label}</th></tr>"
+        );
         for step in run.steps.iter().take(STEPS_MAX) {
             table += &step_row(step);
         }
@@ -198,8 +217,8 @@ fn step_row(step: &Step) -> String {
         count(counts.values().map(|count| *count as f64).sum())
     };
     let cells = [
-        count(step.offered_per_second),
-        count(step.answered_per_second),
+        per_second(step.offered_per_second),
+        per_second(step.answered_per_second),
         percent(step.loss()),
         count(step.late as f64),
         sum(&step.invalid),
@@ -218,9 +237,11 @@ fn step_row(step: &Step) -> String {
     ];
     let intended = step.intended_per_second.map_or_else(|| "saturate".into(), rate);
     let cells: String = cells.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
-    let limit = generator_limit(step)
-        .map_or_else(|| "<td></td>".into(), |why| format!("<td class=\"limit\">{}</td>", escape(&why)));
-    format!("<tr><th scope=\"row\">{intended}</th>{cells}{limit}</tr>\n")
+    // In a row of its own, as a column more would not fit the page.
+    let limit = generator_limit(step).map_or_else(String::new, |why| {
+        format!("<tr><td class=\"limit\" colspan=\"{COLUMNS}\">{}</td></tr>\n", escape(&why))
+    });
+    format!("<tr><th scope=\"row\">{intended}</th>{cells}</tr>\n{limit}")
 }
 
 /// A value of `latencies`, or a dash if none was counted. A turnaround of 0 is one: clocks have a resolution.
@@ -230,7 +251,11 @@ fn cell(latencies: &Latencies, value: u64) -> String {
 
 /// Why the generator, not the server, set the numbers of this step; `None` if it did not.
 fn generator_limit(step: &Step) -> Option<String> {
-    let offered = step.offered_too_little().map(|share| format!("offered {} of intended", percent(share)));
-    let late = || step.sent_too_late().map(|share| format!("sent late: {} of p99", percent(share)));
-    offered.or_else(late).map(|why| format!("\u{26a0} {why}"))
+    let offered =
+        step.offered_too_little().map(|share| format!("offered {} of what was intended", percent(share)));
+    let late = || {
+        step.sent_too_late()
+            .map(|share| format!("sent late, which is {} of the p99 round trip", percent(share)))
+    };
+    offered.or_else(late).map(|why| format!("\u{26a0} the generator was the limit: {why}"))
 }

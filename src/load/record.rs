@@ -5,10 +5,8 @@
 //! The one idea a newcomer lacks: percentiles can be neither averaged nor merged, so each record carries its whole
 //! histograms, in the HdrHistogram V2 format that other tools read too; the percentiles beside them are for people.
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use super::encoded;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -62,6 +60,12 @@ pub struct Run {
     pub engine_reason: String,
     /// The machine the generator ran on.
     pub machine: Machine,
+    /// A signal ended the run before its time: its last step is shorter than planned, and further ones are missing.
+    #[serde(default)]
+    pub interrupted: bool,
+    /// Why the run ended before its time, where the engine could not go on.
+    #[serde(default)]
+    pub failure: Option<String>,
     /// What was offered and what came of it, in the order it was done.
     pub steps: Vec<Step>,
 }
@@ -98,7 +102,10 @@ pub struct Step {
     pub kisses: BTreeMap<String, u64>,
     /// Requests whose right reply came after the timeout.
     pub late: u64,
-    /// Requests without a right reply: `offered` less the three above.
+    /// Requests that were open, their replies not overdue, when the step ended before its time: neither answered nor lost.
+    #[serde(default)]
+    pub in_flight: u64,
+    /// Requests without a right reply: `offered` less the four above.
     pub lost: u64,
     /// Replies to what had its reply already.
     pub duplicates: u64,
@@ -121,6 +128,14 @@ pub enum RecordError {
     /// It is another version's.
     #[error("format {0}: must be {FORMAT}, made by another version of timeball")]
     Format(u32),
+    /// A histogram in it is none of ours. There may be none at all, but not another.
+    #[error("step {step}, {kind}: must be a histogram of 1 ns to 60 s with three digits")]
+    Histogram {
+        /// Which step, from 1.
+        step: usize,
+        /// Which of its histograms.
+        kind: &'static str,
+    },
     /// It is something else.
     #[error("not the record of a run (timeball load --json): {0}")]
     Other(#[from] serde_json::Error),
@@ -138,17 +153,35 @@ impl Run {
             format: u32,
         }
         let Versioned { format } = serde_json::from_str(text)?;
-        if format == FORMAT { Ok(serde_json::from_str(text)?) } else { Err(RecordError::Format(format)) }
+        if format != FORMAT {
+            return Err(RecordError::Format(format));
+        }
+        let run: Self = serde_json::from_str(text)?;
+        for (index, step) in run.steps.iter().enumerate() {
+            for (kind, latencies) in step.kinds() {
+                if !latencies.histogram.is_empty() && latencies.histogram().is_none() {
+                    return Err(RecordError::Histogram { step: index + 1, kind });
+                }
+            }
+        }
+        Ok(run)
     }
 }
 
 impl Step {
-    /// `lost` and `late`, as a share of `offered`: 0 to 1, unless a record that nobody vouches for says otherwise. Without
-    /// an offer: 0.
+    /// Its three kinds of latency, with their names.
+    #[must_use]
+    pub const fn kinds(&self) -> [(&'static str, &Latencies); 3] {
+        [("round-trip", &self.round_trip), ("turnaround", &self.turnaround), ("send-delay", &self.send_delay)]
+    }
+
+    /// `lost` and `late`, as a share of what was offered and is not in flight: 0 to 1, unless a record that nobody vouches
+    /// for says otherwise. Without an offer: 0.
     #[must_use]
     pub fn loss(&self) -> f64 {
+        let settled = self.offered.saturating_sub(self.in_flight);
         // The sum of two numbers from anywhere may not fit 64 bits.
-        if self.offered == 0 { 0.0 } else { (self.lost as f64 + self.late as f64) / self.offered as f64 }
+        if settled == 0 { 0.0 } else { (self.lost as f64 + self.late as f64) / settled as f64 }
     }
 
     /// The share of the intended requests that was offered, if it is so small that the generator, not the server, set the
@@ -197,9 +230,6 @@ impl Latencies {
     /// The record of a histogram of nanoseconds.
     #[must_use]
     pub fn of(histogram: &Histogram<u64>) -> Self {
-        let mut bytes = Vec::new();
-        // Writing to a vector cannot fail, and our bounds are far from the format's.
-        let _ = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
         let at = |quantile| if histogram.is_empty() { 0 } else { histogram.value_at_quantile(quantile) };
         let whole = |value| if histogram.is_empty() { 0 } else { value };
         Self {
@@ -212,15 +242,14 @@ impl Latencies {
             p99_9: at(0.999),
             p99_99: at(0.9999),
             max: whole(histogram.max()),
-            histogram: BASE64_STANDARD.encode(bytes),
+            histogram: encoded::encode(histogram),
         }
     }
 
-    /// The histogram itself; `None` if the text is not one.
+    /// The histogram itself; `None` if the text is not one, or not one of ours.
     #[must_use]
     pub fn histogram(&self) -> Option<Histogram<u64>> {
-        let bytes = BASE64_STANDARD.decode(&self.histogram).ok()?;
-        Deserializer::new().deserialize(&mut bytes.as_slice()).ok()
+        encoded::decode(&self.histogram)
     }
 }
 
@@ -251,6 +280,19 @@ mod tests {
             let error = Run::from_json(other).unwrap_err().to_string();
             assert!(error.starts_with("not the record of a run"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_record_from_before_the_early_ends_is_read_and_a_foreign_histogram_is_not() {
+        let run = crate::load::testing::run();
+        let mut value = serde_json::to_value(&run).unwrap();
+        value.as_object_mut().unwrap().remove("interrupted");
+        value.as_object_mut().unwrap().remove("failure");
+        value["steps"][0].as_object_mut().unwrap().remove("in_flight");
+        assert_eq!(Run::from_json(&value.to_string()).unwrap(), run);
+        value["steps"][1]["turnaround"]["histogram"] = "aGVsbG8=".into();
+        let error = Run::from_json(&value.to_string()).unwrap_err().to_string();
+        assert_eq!(error, "step 2, turnaround: must be a histogram of 1 ns to 60 s with three digits");
     }
 
     #[test]

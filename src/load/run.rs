@@ -5,45 +5,69 @@
 //! The one idea a newcomer lacks: whoever stops a run early still gets the record of what was done until then, so the
 //! record grows step by step, also where an engine fails half way.
 
-use super::engine::{Engine, EngineError, Measured, Plan, Progress};
+use super::engine::{Engine, EngineError, Measured, Plan, Progress, Wish};
 use super::judge::Flaw;
 use super::record::{Latencies, Machine, Step};
 use std::fs;
 use std::time::SystemTime;
 
-/// Runs these steps, one after the other, and appends each to `steps` when it is done. `watch` hears, several times a
-/// second, which step is running and how far it is; once it returns `false`, the step ends early and is the last.
-///
-/// # Errors
-/// The engine's; `steps` has what was done before.
+/// How a run ended.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// Whoever watched it had it end before its time.
+    pub interrupted: bool,
+    /// The engine could not go on.
+    pub failure: Option<EngineError>,
+}
+
+/// Runs these steps, one after the other, and appends each to `steps` when it is done, one that the engine could not
+/// finish among them. `watch` hears, several times a second, which step is running and how far it is; once it wishes
+/// anything but to go on, the step is the last.
 pub fn run(
     engine: &mut dyn Engine,
     plans: &[Plan],
     steps: &mut Vec<Step>,
-    watch: &mut dyn FnMut(usize, Progress) -> bool,
-) -> Result<(), EngineError> {
+    watch: &mut dyn FnMut(usize, Progress) -> Wish,
+) -> Ending {
+    let mut interrupted = false;
     for (index, plan) in plans.iter().enumerate() {
-        let mut goes_on = true;
-        let measured = engine.run(plan, &mut |progress| {
-            goes_on &= watch(index, progress);
-            goes_on
-        })?;
-        steps.push(step(plan, &measured));
-        if !goes_on {
+        let outcome = engine.run(plan, &mut |progress| {
+            let wish = watch(index, progress);
+            interrupted |= wish != Wish::GoOn;
+            wish
+        });
+        let failure = match outcome {
+            Ok(measured) => {
+                if measured.offered > 0 || measured.broken.is_none() {
+                    steps.push(step(plan, &measured));
+                }
+                measured.broken
+            }
+            Err(error) => Some(error.0),
+        };
+        if let Some(failure) = failure {
+            let place = if plans.len() > 1 {
+                format!("step {} of {}: ", index + 1, plans.len())
+            } else {
+                String::new()
+            };
+            return Ending { interrupted, failure: Some(EngineError(format!("{place}{failure}"))) };
+        }
+        if interrupted {
             break;
         }
     }
-    Ok(())
+    Ending { interrupted, failure: None }
 }
 
 /// The record of a step.
 fn step(plan: &Plan, measured: &Measured) -> Step {
     let seconds = measured.duration.as_secs_f64();
-    // From the first request to the last there is one interval less than there are requests.
-    let intervals = measured.offered.saturating_sub(1) as f64 / measured.offered.max(1) as f64;
-    let per_second = |count: u64| if seconds > 0.0 { count as f64 * intervals / seconds } else { 0.0 };
+    let pace = pace(plan, measured);
+    let per_second =
+        |count: u64| if measured.offered > 0 { count as f64 / measured.offered as f64 * pace } else { 0.0 };
     let refused: u64 = measured.kisses.iter().map(|kiss| kiss.1).sum();
-    let answered = measured.answered + measured.late + refused;
+    let known = measured.answered + measured.late + refused + measured.in_flight;
     let mut record = Step {
         intended_per_second: plan.rate,
         duration_seconds: seconds,
@@ -54,7 +78,8 @@ fn step(plan: &Plan, measured: &Measured) -> Step {
         answered_per_second: per_second(measured.answered),
         kisses: Default::default(),
         late: measured.late,
-        lost: measured.offered.saturating_sub(answered),
+        in_flight: measured.in_flight,
+        lost: measured.offered.saturating_sub(known),
         duplicates: measured.duplicates,
         invalid: Default::default(),
         unfinished_checksums: measured.unfinished_checksums,
@@ -69,6 +94,19 @@ fn step(plan: &Plan, measured: &Measured) -> Step {
         record.invalid.insert(flaw.name().to_owned(), count);
     }
     record
+}
+
+/// Requests a second that were sent.
+fn pace(plan: &Plan, measured: &Measured) -> f64 {
+    let seconds = measured.duration.as_secs_f64();
+    match (measured.offered, plan.rate) {
+        (0, _) => 0.0,
+        // From the first request to the last there is one interval less than there are requests.
+        (2.., _) if seconds > 0.0 => (measured.offered - 1) as f64 / seconds,
+        // A single one has no interval to measure. It was on time, if no other was due.
+        (1, Some(rate)) if measured.send_failures == 0 => rate,
+        (offered, _) => offered as f64 / plan.duration.as_secs_f64(),
+    }
 }
 
 /// This machine, as far as it tells.
@@ -117,29 +155,33 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Answers every tenth request late, and fails in step `fails_in`.
+    /// Answers every tenth request late, fails in step `fails_in`, and loses its link in step `breaks_in`.
+    #[derive(Default)]
     struct Fake {
         step: usize,
         fails_in: usize,
+        breaks_in: usize,
     }
 
     impl Engine for Fake {
         fn run(
             &mut self,
             plan: &Plan,
-            progress: &mut dyn FnMut(Progress) -> bool,
+            progress: &mut dyn FnMut(Progress) -> Wish,
         ) -> Result<Measured, EngineError> {
             self.step += 1;
             if self.step == self.fails_in {
-                return Err(EngineError("the link went down".into()));
+                return Err(EngineError("the program was refused".into()));
             }
-            let mut measured = Measured::default();
+            let broken = (self.step == self.breaks_in).then(|| "the link went down".into());
+            let mut measured = Measured { broken, ..Measured::default() };
             for second in 1..=plan.duration.as_secs() {
                 measured.duration = Duration::from_secs(second);
                 measured.offered = (plan.rate.unwrap() * second as f64) as u64 + 1;
                 measured.late = measured.offered / 10;
                 measured.answered = measured.offered - measured.late;
-                if !progress(Progress { elapsed: measured.duration, offered: measured.offered, answered: 0 })
+                if progress(Progress { elapsed: measured.duration, offered: measured.offered, answered: 0 })
+                    != Wish::GoOn
                 {
                     break;
                 }
@@ -159,9 +201,10 @@ mod tests {
         let (mut steps, mut seen) = (Vec::new(), Vec::new());
         let mut watch = |index, _| {
             seen.push(index);
-            true
+            Wish::GoOn
         };
-        run(&mut Fake { step: 0, fails_in: 9 }, &[plan(10.0), plan(20.0)], &mut steps, &mut watch).unwrap();
+        let ending = run(&mut Fake::default(), &[plan(10.0), plan(20.0)], &mut steps, &mut watch);
+        assert!(!ending.interrupted && ending.failure.is_none());
         assert_eq!(seen, [0, 0, 0, 0, 1, 1, 1, 1]);
         let rates: Vec<_> = steps.iter().map(|step| (step.offered_per_second, step.offered)).collect();
         assert_eq!(rates, [(10.0, 41), (20.0, 81)]);
@@ -174,19 +217,51 @@ mod tests {
     #[test]
     fn stopping_ends_the_step_and_the_run_but_keeps_what_was_measured() {
         let mut steps = Vec::new();
-        let mut watch = |_, progress: Progress| progress.elapsed < Duration::from_secs(2);
-        run(&mut Fake { step: 0, fails_in: 9 }, &[plan(10.0), plan(20.0)], &mut steps, &mut watch).unwrap();
+        let mut watch = |_, progress: Progress| {
+            if progress.elapsed < Duration::from_secs(2) { Wish::GoOn } else { Wish::Finish }
+        };
+        let ending = run(&mut Fake::default(), &[plan(10.0), plan(20.0)], &mut steps, &mut watch);
+        assert!(ending.interrupted && ending.failure.is_none());
         assert_eq!(steps.len(), 1);
         assert_eq!((steps[0].offered, steps[0].duration_seconds), (21, 2.0));
     }
 
     #[test]
     fn a_failing_engine_leaves_the_steps_before() {
-        let mut steps = Vec::new();
         let plans = [plan(10.0), plan(20.0), plan(30.0)];
-        let error = run(&mut Fake { step: 0, fails_in: 3 }, &plans, &mut steps, &mut |_, _| true);
-        assert_eq!(error.unwrap_err().to_string(), "the link went down");
+        let mut steps = Vec::new();
+        let ending =
+            run(&mut Fake { fails_in: 3, ..Fake::default() }, &plans, &mut steps, &mut |_, _| Wish::GoOn);
+        assert_eq!(ending.failure.unwrap().to_string(), "step 3 of 3: the program was refused");
         assert_eq!(steps.len(), 2);
+    }
+
+    #[test]
+    fn a_broken_step_is_kept_and_is_the_last() {
+        let plans = [plan(10.0), plan(20.0), plan(30.0)];
+        let mut steps = Vec::new();
+        let ending =
+            run(&mut Fake { breaks_in: 2, ..Fake::default() }, &plans, &mut steps, &mut |_, _| Wish::GoOn);
+        assert_eq!(ending.failure.unwrap().to_string(), "step 2 of 3: the link went down");
+        assert_eq!(steps.iter().map(|step| step.offered).collect::<Vec<_>>(), [41, 81]);
+    }
+
+    #[test]
+    fn a_single_request_has_the_rate_it_was_planned_at() {
+        let single = Measured { offered: 1, answered: 1, ..Measured::default() };
+        let record = step(&plan(1.0), &single);
+        assert_eq!((record.offered_per_second, record.answered_per_second), (1.0, 1.0));
+        assert_eq!(record.offered_too_little(), None);
+        // Not so if others were due.
+        let slow = Measured { send_failures: 3, ..single };
+        assert_eq!(step(&plan(1.0), &slow).offered_per_second, 0.25);
+    }
+
+    #[test]
+    fn what_was_in_flight_at_an_early_end_is_not_lost() {
+        let measured = Measured { offered: 100, answered: 60, in_flight: 30, late: 1, ..Measured::default() };
+        let record = step(&plan(50.0), &measured);
+        assert_eq!((record.in_flight, record.lost, record.loss()), (30, 9, 10.0 / 70.0));
     }
 
     #[test]

@@ -98,10 +98,14 @@ impl Tally {
         self.measured.answered
     }
 
-    /// What came of it all.
+    /// What came of it all, where those requests that were due at `open_from` or later and have no reply are in flight
+    /// yet; none where all have had their time.
     #[must_use]
-    pub fn finish(self) -> Measured {
-        self.measured
+    pub fn finish(self, open_from: Option<u64>) -> Measured {
+        let used = usize::try_from(self.measured.offered).unwrap_or(usize::MAX).min(self.slots.len());
+        let is_open = |slot: &&Slot| open_from.is_some_and(|from| !slot.closed && slot.intended >= from);
+        let in_flight = self.slots[..used].iter().filter(is_open).count() as u64;
+        Measured { in_flight, ..self.measured }
     }
 
     fn slot(&mut self, sequence: u32) -> &mut Slot {
@@ -168,7 +172,7 @@ mod tests {
         let mut tally = tally(2);
         tally.judged(right(1), 1250);
         tally.judged(right(0), 3000);
-        let measured = tally.finish();
+        let measured = tally.finish(None);
         assert_eq!((measured.offered, measured.answered), (2, 2));
         assert_eq!((measured.round_trip.min(), measured.round_trip.len()), (250, 2));
         assert_eq!((measured.turnaround.max(), measured.turnaround.len()), (500, 2));
@@ -184,7 +188,7 @@ mod tests {
         tally.judged(right(0), 10);
         tally.judged(right(0), 11);
         tally.judged(Judgement::Kiss { sequence: 0, code: *b"RATE" }, 12);
-        let measured = tally.finish();
+        let measured = tally.finish(None);
         assert_eq!((measured.answered, measured.duplicates), (1, 2));
         assert!(measured.kisses.is_empty());
     }
@@ -194,9 +198,21 @@ mod tests {
         let mut tally = tally(2);
         tally.judged(right(0), TIMEOUT);
         tally.judged(right(1), 1000 + TIMEOUT + 1);
-        let measured = tally.finish();
+        let measured = tally.finish(None);
         assert_eq!((measured.answered, measured.late, measured.round_trip.len()), (1, 1, 1));
         assert_eq!(measured.turnaround.len(), 2, "a late reply tells the turnaround too");
+    }
+
+    #[test]
+    fn what_is_open_and_young_is_in_flight_where_the_step_was_ended() {
+        for (open_from, in_flight) in [(None, 0), (Some(0), 8), (Some(5_000), 4), (Some(10_000), 0)] {
+            let mut tally = tally(10);
+            tally.judged(right(0), 10);
+            tally.judged(right(9), 9100);
+            assert_eq!(tally.finish(open_from).in_flight, in_flight, "from {open_from:?}");
+        }
+        // Each of the table's places is used, and some twice.
+        assert_eq!(tally(SLOTS_MIN as u32 + 5).finish(Some(0)).in_flight, SLOTS_MIN);
     }
 
     #[test]
@@ -205,7 +221,7 @@ mod tests {
         tally.judged(right(0), 10);
         tally.judged(right(SLOTS_MIN as u32 + 1), 11);
         tally.judged(Judgement::Kiss { sequence: 0, code: *b"RATE" }, 12);
-        let measured = tally.finish();
+        let measured = tally.finish(None);
         assert_eq!((measured.late, measured.answered, measured.kisses.len()), (2, 0, 0));
         assert_eq!(measured.flaws[Flaw::Origin as usize], 1);
     }
@@ -217,7 +233,7 @@ mod tests {
             let code = [b'A' + (sequence % 26) as u8, b'A' + (sequence / 26) as u8, b'X', b'X'];
             tally.judged(Judgement::Kiss { sequence, code }, 10);
         }
-        let measured = tally.finish();
+        let measured = tally.finish(None);
         assert_eq!(measured.kisses.len(), KISS_CODES_MAX + 1);
         assert_eq!(measured.kisses.iter().map(|kiss| kiss.1).sum::<u64>(), 100);
         assert_eq!(measured.kisses.last(), Some(&(OTHER_KISS, 100 - KISS_CODES_MAX as u64)));

@@ -24,6 +24,7 @@ pub(crate) fn run() -> Run {
         answered_per_second: 995.0,
         kisses: [("RATE".to_owned(), 4)].into(),
         late: 1,
+        in_flight: 0,
         lost: 5,
         duplicates: 0,
         invalid: [("origin".to_owned(), 2)].into(),
@@ -46,6 +47,8 @@ pub(crate) fn run() -> Run {
         engine: "live-frames".into(),
         engine_reason: "a test".into(),
         machine: Machine { processor: "none".into(), cpus: 2, kernel: "6.18".into() },
+        interrupted: false,
+        failure: None,
         steps: vec![step, saturated],
     }
 }

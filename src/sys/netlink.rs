@@ -313,6 +313,52 @@ pub fn transmitted(ifindex: u32) -> io::Result<Transmitted> {
     transmitted.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Whether a link works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// It was set up (`IFF_UP`) and has a carrier: on a veth, its peer is up too.
+    pub is_up: bool,
+    /// How often it lost its carrier since it was made; setting it down counts.
+    pub losses: u32,
+}
+
+// linux/rtnetlink.h, linux/if_link.h
+const RTM_GETLINK: u16 = 18;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_CARRIER: u16 = 33;
+const IFLA_CARRIER_DOWN_COUNT: u16 = 48;
+/// Counters take the driver's time, and are not asked for.
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+/// Octets of struct ifinfomsg, and where it has the flags.
+const LINK_HEADER: usize = 16;
+const LINK_FLAGS: usize = 8;
+
+/// Asks on `socket`, which hears of nothing else, for a link of its network namespace. The carrier is told as it is: the
+/// flag `IFF_RUNNING` follows it up to a second later.
+///
+/// # Errors
+/// `ENODEV` for an unknown index, and what the socket calls report.
+pub fn link_state(socket: &NetlinkSocket, ifindex: u32) -> io::Result<LinkState> {
+    let mut request = vec![0; LINK_HEADER];
+    request[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    request.extend(attribute(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes()));
+    let answer = socket.ask(RTM_GETLINK, 0, &request)?;
+    let flags = answer.get(LINK_FLAGS..LINK_FLAGS + 4).and_then(|flags| flags.try_into().ok());
+    let flags = u32::from_ne_bytes(flags.ok_or(io::ErrorKind::InvalidData)?);
+    let (mut has_carrier, mut losses) = (false, 0);
+    for attribute in NlasIterator::new(answer.get(LINK_HEADER..).unwrap_or_default()) {
+        let attribute = attribute.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        match attribute.kind() {
+            IFLA_CARRIER => has_carrier = attribute.value() == [1],
+            IFLA_CARRIER_DOWN_COUNT => {
+                losses = attribute.value().try_into().map_or(0, u32::from_ne_bytes);
+            }
+            _ => {}
+        }
+    }
+    Ok(LinkState { is_up: flags & libc::IFF_UP as u32 != 0 && has_carrier, losses })
+}
+
 /// One netlink attribute, padded to four octets.
 pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(8 + value.len());
@@ -467,7 +513,18 @@ mod tests {
     fn an_unknown_device_is_an_error() {
         let error = device_features(u32::MAX >> 1).unwrap_err();
         assert!(matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)), "{error}");
+        let socket = NetlinkSocket::open_route_requests().unwrap();
+        assert_eq!(link_state(&socket, u32::MAX >> 1).unwrap_err().raw_os_error(), Some(libc::ENODEV));
         assert_eq!(transmitted(u32::MAX >> 1).unwrap_err().raw_os_error(), Some(libc::ENODEV));
+    }
+
+    #[test]
+    fn loopback_has_a_link_if_it_is_up() {
+        let socket = NetlinkSocket::open_route_requests().unwrap();
+        let state = link_state(&socket, 1).unwrap();
+        let listed = list_addresses().unwrap();
+        let flags = listed.iter().find(|line| line.ifindex == 1).unwrap().flags;
+        assert_eq!(state, LinkState { is_up: flags & libc::IFF_UP as u32 != 0, losses: 0 });
     }
 
     #[test]

@@ -248,6 +248,8 @@ pub enum Capability {
     NetRaw = 13,
     /// Lock more memory than `RLIMIT_MEMLOCK`.
     IpcLock = 14,
+    /// Load BPF programs that the kernel would otherwise refuse for what they might tell of its memory.
+    Perfmon = 38,
     /// Load BPF programs and make maps.
     Bpf = 39,
 }
@@ -259,10 +261,14 @@ impl fmt::Display for Capability {
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
             Self::IpcLock => "CAP_IPC_LOCK",
+            Self::Perfmon => "CAP_PERFMON",
             Self::Bpf => "CAP_BPF",
         })
     }
 }
+
+/// `CAP_SYS_ADMIN`, which had CAP_PERFMON and CAP_BPF in it before Linux 5.8, and still stands for both.
+const SYS_ADMIN: u8 = 21;
 
 /// Those of `needed` that this process does not have in effect.
 ///
@@ -271,7 +277,15 @@ impl fmt::Display for Capability {
 pub fn missing_capabilities(needed: &[Capability]) -> io::Result<Vec<Capability>> {
     let effective = effective_capabilities(&std::fs::read_to_string("/proc/self/status")?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status names no CapEff"))?;
-    Ok(needed.iter().copied().filter(|capability| effective >> (*capability as u8) & 1 == 0).collect())
+    Ok(missing(effective, needed))
+}
+
+fn missing(effective: u64, needed: &[Capability]) -> Vec<Capability> {
+    let has = |bit: u8| effective >> bit & 1 == 1;
+    let stands_in =
+        |capability| matches!(capability, Capability::Bpf | Capability::Perfmon) && has(SYS_ADMIN);
+    let is_missing = |capability: &Capability| !has(*capability as u8) && !stands_in(*capability);
+    needed.iter().copied().filter(is_missing).collect()
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
@@ -413,6 +427,10 @@ mod tests {
         assert_eq!(effective_capabilities(status), Some(1 << 10 | 1 << 12 | 1 << 13));
         assert_eq!(effective_capabilities("Name:\tx\n"), None);
         assert!(missing_capabilities(&[]).unwrap().is_empty());
+        let needed = [Capability::NetAdmin, Capability::Perfmon, Capability::Bpf];
+        assert_eq!(missing(1 << 12, &needed), needed[1..]);
+        assert_eq!(missing(1 << 12 | 1 << 39, &needed), [Capability::Perfmon]);
+        assert_eq!(missing(1 << 21, &needed), [Capability::NetAdmin]);
     }
 
     /// (Real-time priority, policy) of the calling thread: fields 40 and 41 of proc_pid_stat(5).

@@ -89,6 +89,27 @@ pub fn peer(name: &str) -> Option<PathBuf> {
     found.map(|(_, program)| PathBuf::from(program))
 }
 
+/// A way for a lab's link to go away, seen from the client.
+#[derive(Clone, Copy, Debug)]
+pub enum Break {
+    /// The client's end is set down.
+    OursDown,
+    /// The server's end is.
+    TheirsDown,
+    /// The server's end is, and comes back at once.
+    Flap,
+    /// The pair is removed.
+    Unplug,
+}
+
+/// Each way, and a word of what is said of it.
+pub const BREAKS: [(Break, &str); 4] = [
+    (Break::OursDown, "has no link"),
+    (Break::TheirsDown, "has no link"),
+    (Break::Flap, "lost its link for a while"),
+    (Break::Unplug, "is gone"),
+];
+
 /// Two network namespaces joined by a veth pair, removed on drop.
 pub struct Lab {
     name: String,
@@ -145,6 +166,23 @@ impl Lab {
     #[track_caller]
     pub fn server_ip(&self, arguments: &str) -> String {
         run_well(self.on_server("ip").args(arguments.split_whitespace()))
+    }
+
+    /// Takes the link away.
+    #[track_caller]
+    pub fn break_link(&self, way: Break) {
+        let set = |mut ip: Command, state| {
+            run_well(ip.args(["link", "set", "tb0", state]));
+        };
+        match way {
+            Break::OursDown => set(self.on_client("ip"), "down"),
+            Break::TheirsDown => set(self.on_server("ip"), "down"),
+            Break::Flap => {
+                set(self.on_server("ip"), "down");
+                set(self.on_server("ip"), "up");
+            }
+            Break::Unplug => self.manage("unplug", &[]),
+        }
     }
 
     /// Whether an XDP program sits on the server's interface.

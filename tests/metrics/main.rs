@@ -44,7 +44,7 @@ fn full_report() -> Value {
         },
         "interfaces": [{
             "name": "eth\"0", "index": 2, "path": "af-xdp", "rung": "driver + copy", "attempts": [],
-            "steered_addresses": 4, "receive_dropped": 11, "verdicts": {"redirected": 9, "dropped_denied": 8},
+            "steered_addresses": 4, "receive_dropped": 18, "nic_dropped": 11, "verdicts": {"redirected": 9, "dropped_denied": 8},
             "queues": [queue],
         }],
         "workers": [
@@ -103,6 +103,39 @@ fn drops_have_the_cause_that_the_report_shows() {
     assert_eq!(drops("limiter", &[("path", "socket")]), 18.0, "two were told");
     assert_eq!(drops("access", &[("path", "af_xdp")]), 8.0);
     assert_eq!(drops("parse", &[("path", "af_xdp")]), 6.0);
+}
+
+/// Requests that a stopped daemon had no frames for, told once whichever counters the kernel raised for them.
+#[test]
+fn a_dropped_request_is_one_drop() {
+    if !can_have_labs() {
+        return;
+    }
+    for carrier in [Carrier::Driver, Carrier::Skb] {
+        let lab = Lab::new(&[]);
+        let listen = format!("\n[metrics]\nlisten = \"{ADDRESS}\"\n");
+        let daemon = Daemon::start(&lab, &format!("{}{listen}", carrier.configuration("")));
+        let client = Asker::new(&lab, CLIENT, SERVER[0]);
+        daemon.pause();
+        for cookie in 0..3000 {
+            client.send(cookie);
+        }
+        daemon.resume();
+        std::thread::sleep(Duration::from_millis(500));
+        let page = scrape(&lab);
+        let (interface, queue) = (("interface", "tb0"), ("queue", "0"));
+        let drops = |cause, more: &[(&str, &str)]| {
+            page.value("timeball_drops_total", &[&[("cause", cause), interface], more].concat())
+        };
+        let (nic, ring, frame) = (drops("nic", &[]), drops("ring", &[queue]), drops("frame", &[queue]));
+        let lost = 3000 - daemon.queue_sum("counters", "rx_packets");
+        assert!(lost > 1000, "{carrier:?}: {lost} were lost");
+        assert_eq!(nic + ring + frame, lost as f64, "{carrier:?}: nic {nic}, ring {ring}, frame {frame}");
+        assert_eq!(nic, 0.0, "{carrier:?}: each was the socket's");
+        let in_all = daemon.status()["interfaces"][0]["receive_dropped"].as_u64().unwrap();
+        let expected = if carrier == Carrier::Driver { lost } else { 0 };
+        assert_eq!(in_all, expected, "{carrier:?}: if this differs, veth counts otherwise than it did");
+    }
 }
 
 /// All names of metrics in a text, as in PromQL.

@@ -2,11 +2,14 @@
 //!
 //! Owns: one line on a terminal; nothing at all elsewhere. Does not own: results.
 //!
+//! The first signal stops the sending, and what was sent is waited for; the second one ends the waiting too.
+//!
 //! The one idea a newcomer lacks: what is not answered yet is not lost yet. The line counts as lost what was offered
 //! longer ago than the timeout, so it remembers what had been offered when.
 
 use super::super::table::grouped;
-use crate::load::engine::{Plan, Progress};
+use super::show;
+use crate::load::engine::{Plan, Progress, Wish};
 use crate::sys::process::SignalFd;
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
@@ -19,19 +22,22 @@ const REFRESH: Duration = Duration::from_millis(250);
 pub(super) struct Watch<'a> {
     plans: &'a [Plan],
     signals: SignalFd,
+    /// How many signals came.
+    signalled: u32,
     is_terminal: bool,
     line: Line,
 }
 
 impl<'a> Watch<'a> {
-    /// Blocks SIGINT, SIGTERM and SIGHUP, which from now on end the step that is running.
+    /// Blocks SIGINT, SIGTERM and SIGHUP, of which from now on the first ends the sending and the second the run.
     pub(super) fn new(plans: &'a [Plan]) -> io::Result<Self> {
         let signals = SignalFd::block_and_open()?;
-        Ok(Self { plans, signals, is_terminal: io::stderr().is_terminal(), line: Line::default() })
+        let is_terminal = io::stderr().is_terminal();
+        Ok(Self { plans, signals, signalled: 0, is_terminal, line: Line::default() })
     }
 
-    /// Takes in how far the step is; false when the run has to end.
-    pub(super) fn see(&mut self, step: usize, progress: Progress) -> bool {
+    /// Takes in how far the step is; says what is wished of it.
+    pub(super) fn see(&mut self, step: usize, progress: Progress) -> Wish {
         if self.is_terminal
             && let Some(plan) = self.plans.get(step)
             && let Some(text) = self.line.update(step, plan, progress)
@@ -44,24 +50,49 @@ impl<'a> Watch<'a> {
             // Back to the first column, and clear what a longer line left.
             let _ = write!(io::stderr(), "\r{place}{text}\x1b[K");
         }
-        !matches!(self.signals.next(), Ok(Some(_)))
+        while let Ok(Some(_)) = self.signals.next() {
+            self.signalled = self.signalled.saturating_add(1);
+            if self.signalled == 1 {
+                self.clear();
+                let timeout = self.plans.get(step).map_or(Duration::ZERO, |plan| plan.timeout);
+                let _ = writeln!(
+                    io::stderr(),
+                    "timeball: interrupted: sends no more, and waits up to {timeout:?} for replies (again: not even that)"
+                );
+            }
+        }
+        match self.signalled {
+            0 => Wish::GoOn,
+            1 => Wish::Finish,
+            _ => Wish::EndNow,
+        }
     }
 
     /// Takes the line away.
     pub(super) fn end(self) {
+        self.clear();
+    }
+
+    fn clear(&self) {
         if self.is_terminal {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }
 
+/// How many requests a rate on the line is made of, and how far back it may look for them.
+const RATE_REQUESTS: f64 = 20.0;
+const RATE_WITHIN: Duration = Duration::from_secs(20);
+
 /// What the line has to remember.
 #[derive(Default)]
 struct Line {
     step: usize,
-    shown: Progress,
-    /// What had been offered when, from the timeout ago until now.
-    offered: VecDeque<(Duration, u64)>,
+    shown: Duration,
+    /// How far the step was when, from the timeout ago until now.
+    seen: VecDeque<Progress>,
+    /// The same for as long as rates are made of.
+    recent: VecDeque<Progress>,
     /// Of what was offered, the part that is older than the timeout.
     due: u64,
 }
@@ -72,30 +103,45 @@ impl Line {
         if step != self.step {
             *self = Self { step, ..Self::default() };
         }
-        self.offered.push_back((now.elapsed, now.offered));
-        while let Some((at, offered)) = self.offered.front()
-            && *at + plan.timeout <= now.elapsed
+        self.seen.push_back(now);
+        while let Some(before) = self.seen.front()
+            && before.elapsed + plan.timeout <= now.elapsed
         {
-            self.due = *offered;
-            self.offered.pop_front();
+            self.due = before.offered;
+            self.seen.pop_front();
         }
-        let since = now.elapsed.saturating_sub(self.shown.elapsed);
-        if since < REFRESH {
+        if now.elapsed.saturating_sub(self.shown) < REFRESH {
             return None;
         }
-        let per_second = |now: u64, before: u64| {
-            grouped((now.saturating_sub(before) as f64 / since.as_secs_f64()).round() as u64)
-        };
+        let since = self.since(plan, now);
+        let seconds = now.elapsed.saturating_sub(since.elapsed).as_secs_f64();
+        let per_second =
+            |now: u64, before: u64| show::per_second(now.saturating_sub(before) as f64 / seconds);
         let text = format!(
             "{:.1} s of {:.1} s, offered {}/s, answered {}/s, lost {}",
             now.elapsed.as_secs_f64(),
             plan.duration.as_secs_f64(),
-            per_second(now.offered, self.shown.offered),
-            per_second(now.answered, self.shown.answered),
+            per_second(now.offered, since.offered),
+            per_second(now.answered, since.answered),
             grouped(self.due.saturating_sub(now.answered))
         );
-        self.shown = now;
+        self.shown = now.elapsed;
+        self.recent.push_back(now);
         Some(text)
+    }
+
+    /// From when on rates are counted: the last time the line changed, or longer ago where that is too few requests.
+    fn since(&mut self, plan: &Plan, now: Progress) -> Progress {
+        let window = plan.rate.map_or(REFRESH, |rate| Duration::from_secs_f64(RATE_REQUESTS / rate));
+        let window = window.clamp(REFRESH, RATE_WITHIN);
+        // The newest one that is old enough; before the first, the step's begin.
+        while let Some(next) = self.recent.get(1)
+            && next.elapsed + window <= now.elapsed
+        {
+            self.recent.pop_front();
+        }
+        let oldest = self.recent.front().copied().unwrap_or_default();
+        if oldest.elapsed + window <= now.elapsed { oldest } else { Progress::default() }
     }
 }
 
@@ -103,14 +149,14 @@ impl Line {
 mod tests {
     use super::*;
 
+    fn plan(rate: f64) -> Plan {
+        let (duration, timeout) = (Duration::from_secs(5), Duration::from_secs(1));
+        Plan { rate: Some(rate), duration, timeout, nonce: 0 }
+    }
+
     #[test]
     fn the_line_counts_as_lost_what_is_older_than_the_timeout() {
-        let plan = Plan {
-            rate: Some(1000.0),
-            duration: Duration::from_secs(5),
-            timeout: Duration::from_secs(1),
-            nonce: 0,
-        };
+        let plan = plan(1000.0);
         let mut line = Line::default();
         let mut at = |milliseconds, offered, answered| {
             let elapsed = Duration::from_millis(milliseconds);
@@ -122,6 +168,24 @@ mod tests {
         assert_eq!(at(1500, 1500, 400).unwrap(), text("1.5", "1 000/s, answered 150/s", 100));
         // The next step begins anew.
         assert!(line.update(1, &plan, Progress::default()).is_none());
-        assert_eq!((line.due, line.shown), (0, Progress::default()));
+        assert_eq!((line.due, line.shown, line.recent.len()), (0, Duration::ZERO, 0));
+    }
+
+    #[test]
+    fn a_low_rate_is_not_shown_as_none() {
+        let plan = plan(1.0);
+        let mut line = Line::default();
+        let mut texts = Vec::new();
+        for tick in 1..=240 {
+            let elapsed = Duration::from_millis(125 * tick);
+            let progress = Progress { elapsed, offered: 1 + elapsed.as_secs(), answered: elapsed.as_secs() };
+            texts.extend(line.update(0, &plan, progress));
+        }
+        assert_eq!(texts.len(), 120);
+        for text in &texts[20..] {
+            let rate = text.split_once("offered ").unwrap().1.split_once("/s").unwrap().0;
+            assert!((0.8..1.3).contains(&rate.parse::<f64>().unwrap()), "{text}");
+        }
+        assert!(line.recent.len() < 90, "{}", line.recent.len());
     }
 }

@@ -24,13 +24,16 @@ pub(super) fn text(run: &Run) -> String {
         run.engine
     );
     text.push_str(&requests(&run.steps));
+    for note in early_end(run) {
+        let _ = writeln!(text, "\n{note}");
+    }
     if run.steps.iter().any(|step| step.turnaround.count > 0) {
         text.push_str("\nserver's turnaround, T3 - T2\n");
         text.push_str(&turnarounds(&run.steps));
     }
-    let oddities: Vec<_> = run.steps.iter().map(|step| (rate(step), oddities(step))).collect();
+    let oddities: Vec<_> = run.steps.iter().map(|step| (at_rate(step), oddities(step))).collect();
     for (rate, oddities) in oddities.iter().filter(|(_, oddities)| !oddities.is_empty()) {
-        let _ = writeln!(text, "\nat {rate}/s: {}", oddities.join("; "));
+        let _ = writeln!(text, "\n{rate}: {}", oddities.join("; "));
     }
     if let [step] = run.steps.as_slice() {
         text.push_str(&histogram(&step.round_trip));
@@ -42,8 +45,8 @@ fn requests(steps: &[Step]) -> String {
     let counts = |step: &Step| {
         [
             rate(step),
-            grouped(step.offered_per_second.round() as u64),
-            grouped(step.answered_per_second.round() as u64),
+            per_second(step.offered_per_second),
+            per_second(step.answered_per_second),
             percent(step.loss()),
             grouped(step.late),
         ]
@@ -82,7 +85,35 @@ fn percentiles(latencies: &Latencies) -> [String; 6] {
 }
 
 fn rate(step: &Step) -> String {
-    step.intended_per_second.map_or("all it can".to_owned(), |rate| grouped(rate.round() as u64))
+    step.intended_per_second.map_or("all it can".to_owned(), per_second)
+}
+
+fn at_rate(step: &Step) -> String {
+    step.intended_per_second.map_or("at all it can".to_owned(), |rate| format!("at {}/s", per_second(rate)))
+}
+
+/// A rate: three digits at least, and no fraction behind them.
+pub(super) fn per_second(rate: f64) -> String {
+    let decimals = if rate < 9.995 { 2 } else { usize::from(rate < 99.95) };
+    let text = format!("{rate:.decimals$}");
+    match text.split_once('.') {
+        Some(_) => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        None => grouped(rate.round() as u64),
+    }
+}
+
+/// Why a run was over before its time, if it was.
+fn early_end(run: &Run) -> Vec<String> {
+    let mut notes = Vec::new();
+    if run.interrupted {
+        notes.push(
+            "interrupted: the run was ended before its time; its last step is shorter than planned, and further ones \
+             are missing"
+                .to_owned(),
+        );
+    }
+    notes.extend(run.failure.iter().map(|failure| format!("ended early: {failure}")));
+    notes
 }
 
 /// What only deserves a line when it is there.
@@ -104,6 +135,7 @@ fn oddities(step: &Step) -> Vec<String> {
     let unfinished =
         "replies with a UDP checksum that was left for hardware to finish (usual on veth): not verified";
     let counts = [
+        (step.in_flight, "requests that were open when the step was ended, neither answered nor lost"),
         (step.duplicates, "duplicate replies"),
         (step.send_failures, "requests that were due but could not be sent, not counted as offered"),
         (step.unfinished_checksums, unfinished),
@@ -123,7 +155,7 @@ pub(super) fn warnings(run: &Run) -> Vec<String> {
     for step in &run.steps {
         let limit = "the generator, not the server, is the limit";
         if step.offered_too_little().is_some() {
-            let offered = grouped(step.offered_per_second.round() as u64);
+            let offered = per_second(step.offered_per_second);
             warnings.push(format!("asked for {}/s, but only {offered}/s were sent: {limit}", rate(step)));
         }
         // Saturating, a request is due when it is sent.
@@ -148,6 +180,8 @@ pub(super) fn hint(run: &Run) -> Option<String> {
     let (target, sources) = (&run.target, &run.sources);
     Some(if sum(|step| step.offered) == 0 {
         "nothing was sent".to_owned()
+    } else if sum(|step| step.offered) == sum(|step| step.in_flight) {
+        "ended before any reply was due".to_owned()
     } else if sum(|step| step.late) > 0 {
         "every right reply was late: give a longer --timeout or a lower --rate".to_owned()
     } else if sum(|step| step.kisses.values().sum()) > 0 {
@@ -270,6 +304,39 @@ server's turnaround, T3 - T2
     }
 
     #[test]
+    fn rates_have_three_digits_or_all_of_them() {
+        let cases = [
+            (0.0, "0"),
+            (0.5, "0.5"),
+            (1.0, "1"),
+            (1.25, "1.25"),
+            (9.996, "10"),
+            (33.33, "33.3"),
+            (99.96, "100"),
+            (1234.4, "1 234"),
+        ];
+        for (rate, text) in cases {
+            assert_eq!(per_second(rate), text);
+        }
+    }
+
+    #[test]
+    fn an_early_end_is_said_with_its_reason() {
+        let mut run = testing::run();
+        assert!(!text(&run).contains("interrupted") && !text(&run).contains("ended early"));
+        run.interrupted = true;
+        run.failure = Some("tb0 is gone".into());
+        run.steps[1].in_flight = 12;
+        let text = text(&run);
+        assert!(text.contains("\ninterrupted: the run was ended before its time"), "{text}");
+        assert!(text.contains("\nended early: tb0 is gone\n"), "{text}");
+        assert!(
+            text.contains("at all it can: ") && text.contains("12 requests that were open when"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn a_generator_that_is_the_limit_is_named() {
         let mut run = testing::run();
         assert_eq!(warnings(&run), [""; 0]);
@@ -296,7 +363,8 @@ server's turnaround, T3 - T2
         says(|step| step.late = 0, "--timeout");
         says(|step| step.kisses.clear(), "kiss-o'-death");
         says(|step| step.invalid.clear(), "--echo");
-        says(|step| step.offered = 0, "a route (and neighbours) back");
+        says(|step| step.in_flight = step.offered, "a route (and neighbours) back");
+        says(|step| step.offered = 0, "before any reply was due");
         says(|_| (), "nothing was sent");
     }
 }

@@ -149,8 +149,8 @@ fn service_time(out: &mut Exposition, paths: [(&str, &ServiceTimeReport); 2]) {
     }
 }
 
-/// What was lost where. `nic` is not ours to divide: drivers differ in what they count, and some count there too what
-/// the AF_XDP socket refused.
+/// What was lost where, each packet under one cause. `nic` is without what the AF_XDP sockets refused on veth, which
+/// counts that too (`daemon::drops`); of other drivers it is not known.
 fn drops(
     out: &mut Exposition,
     report: &StatusReport,
@@ -159,8 +159,8 @@ fn drops(
 ) {
     let mut drops = out.counter(
         "timeball_drops_total",
-        "Packets lost, by cause: nic (rx drop of /proc/net/dev: NIC and kernel, NTP or not, with some drivers those of \
-         ring and frame too); \
+        "Packets lost, by cause: nic (rx drop of /proc/net/dev: NIC and kernel, NTP or not; on veth without those of ring and \
+         frame, which it counts too, and other drivers may); \
          ring (AF_XDP receive ring full); frame (no free frame for it, or longer than one); \
          reply (AF_XDP transmit ring full, or dropped by the interface); socket (a socket's buffer full); \
          limiter (over the rate limit and not told so); access (denied by the access list and not told so); \
@@ -168,7 +168,7 @@ fn drops(
     );
     for interface in &report.interfaces {
         let name = ("interface", interface.name.as_str());
-        if let Some(count) = interface.receive_dropped {
+        if let Some(count) = interface.nic_dropped {
             drops.sample(&[("cause", "nic"), name], count);
         }
         if interface.path == "af-xdp" {

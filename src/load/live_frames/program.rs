@@ -14,7 +14,8 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use timeball_xdp_prog::load as object;
 use timeball_xdp_prog::load::{
-    BUCKET_BITS, BUCKETS_PER_VALUE, COUNTERS, Histogram, Progress, Settings, VALUES_PER_HISTOGRAM,
+    BUCKET_BITS, BUCKETS_PER_VALUE, COUNTERS, Histogram, INTENDED_BITS, Progress, Settings,
+    VALUES_PER_HISTOGRAM,
 };
 use zerocopy::{transmute, transmute_ref};
 
@@ -29,6 +30,7 @@ pub(super) struct Program {
     latencies: PerCpuArray<MapData, [u64; BUCKETS_PER_VALUE]>,
     counts: PerCpuArray<MapData, [u64; COUNTERS]>,
     kisses: HashMap<MapData, [u8; 4], u64>,
+    outstanding: Array<MapData, u64>,
 }
 
 impl Program {
@@ -52,6 +54,7 @@ impl Program {
             latencies: take(&mut ebpf, object::MAP_LATENCIES)?,
             counts: take(&mut ebpf, object::MAP_COUNTS)?,
             kisses: take(&mut ebpf, object::MAP_KISSES)?,
+            outstanding: take(&mut ebpf, object::MAP_OUTSTANDING)?,
         })
     }
 
@@ -100,6 +103,22 @@ impl Program {
         let mut kisses = self.kisses.iter().collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
         kisses.sort_unstable();
         Ok(kisses)
+    }
+
+    /// How many of the newest `newest` requests were due at `from` (nanoseconds after the start) or later and have no
+    /// reply. One look takes half a microsecond; it ends at the first open request that is older.
+    pub(super) fn open_since(&self, from: u64, newest: u64) -> Result<u64, EngineError> {
+        let (sent, slots) = (self.progress()?.sent, u64::from(self.outstanding.len()));
+        let mut open = 0;
+        for sequence in (sent.saturating_sub(newest.min(slots))..sent).rev() {
+            let entry = self.outstanding.get(&((sequence % slots) as u32), 0).map_err(unreadable)?;
+            match (entry & ((1 << INTENDED_BITS) - 1)).checked_sub(1) {
+                None => {}
+                Some(intended) if intended < from => break,
+                Some(_) => open += 1,
+            }
+        }
+        Ok(open)
     }
 
     /// A histogram, summed over CPUs.

@@ -112,8 +112,10 @@ pub fn turnaround(runs: &[Run]) -> Option<Chart> {
 
 /// One chart for each run of several steps: the round-trip curve of each step, eight of them at most.
 pub fn by_step(runs: &[Run]) -> Vec<Chart> {
-    let several = runs.iter().enumerate().filter(|(_, run)| run.steps.len() > 1);
-    let charts = several.filter_map(|(index, run)| {
+    let several = || runs.iter().enumerate().filter(|(_, run)| run.steps.len() > 1);
+    // A small drawing on all of the page's width would have huge letters.
+    let size = if several().nth(1).is_none() { Size::Wide } else { Size::Small };
+    let charts = several().filter_map(|(index, run)| {
         let steps = &run.steps[..run.steps.len().min(STEPS_MAX)];
         let drawn = steps.len().min(STEPS_DRAWN_MAX);
         // Evenly spread, the first and the last among them.
@@ -121,7 +123,7 @@ pub fn by_step(runs: &[Run]) -> Vec<Chart> {
             let step = &steps[look * (steps.len() - 1) / (drawn - 1)];
             (look, step_name(step), &step.round_trip)
         });
-        percentile_chart(format!("steps-{index}"), text::short(&run.label), Size::Small, "round trip", lines)
+        percentile_chart(format!("steps-{index}"), text::short(&run.label), size, "round trip", lines)
     });
     charts.collect()
 }

@@ -45,6 +45,7 @@ fn sample(label: &str, capacity: f64, rates: &[f64]) -> Run {
             answered_per_second: answered,
             kisses: BTreeMap::new(),
             late: 3,
+            in_flight: 0,
             lost: ((rate - answered) * 10.0) as u64,
             duplicates: 0,
             invalid: BTreeMap::new(),
@@ -67,6 +68,8 @@ fn sample(label: &str, capacity: f64, rates: &[f64]) -> Run {
         engine: "live-frames".into(),
         engine_reason: "the interface is a veth, where AF_XDP can only copy".into(),
         machine: Machine { processor: "A Processor @ 2.10GHz".into(), cpus: 2, kernel: "6.1.0".into() },
+        interrupted: false,
+        failure: None,
         steps: steps.collect(),
     }
 }
@@ -114,6 +117,13 @@ fn shows_sweeps_side_by_side() {
     let ids = ["round-trip", "turnaround", "answered", "lost", "p99", "steps"];
     assert_eq!(ids.map(|id| charts_named(&page, id)), [1, 1, 1, 1, 1, 3]);
     // The step each run is shown by is the last one its capacity covers.
+    // A third of the page each; a single sweep has all of it, at the same size of letters.
+    assert_eq!(page.matches("<figure class=\"small\">").count(), 6);
+    let one = render(&runs[..1]);
+    assert_eq!(
+        ["small", "wide"].map(|class| one.matches(&format!("<figure class=\"{class}\">")).count()),
+        [3, 3]
+    );
     for legend in ["timeball: 800\u{a0}k/s", "chronyd: 100\u{a0}k/s", "sockets: 300\u{a0}k/s"] {
         assert!(page.contains(&format!("<span>{legend}, &lt;")), "{legend}");
     }
@@ -159,9 +169,29 @@ fn marks_steps_that_the_generator_limited() {
     run.steps[2].send_delay.p99 = run.steps[2].round_trip.p99 / 5;
     let limits: Vec<_> = run.steps.iter().map(generator_limit).collect();
     assert_eq!(limits[0], None);
-    assert_eq!(limits[1].as_deref(), Some("\u{26a0} offered 98\u{a0}% of intended"));
-    assert!(limits[2].as_deref().unwrap().starts_with("\u{26a0} sent late: "));
+    assert_eq!(
+        limits[1].as_deref(),
+        Some("\u{26a0} the generator was the limit: offered 98\u{a0}% of what was intended")
+    );
+    assert!(limits[2].as_deref().unwrap().contains(": sent late, which is "));
     assert_eq!(render(&[run]).matches("class=\"limit\"").count(), 2);
+}
+
+#[test]
+fn says_which_runs_ended_early_and_why() {
+    let mut runs = [sample("whole", 8e5, &[1e5]), sample("cut", 8e5, &[1e5]), sample("broken", 8e5, &[1e5])];
+    runs[1].interrupted = true;
+    runs[2].failure = Some("<tb0> has no link".into());
+    let page = render(&runs);
+    assert_sound(&page);
+    assert_eq!(page.matches("interrupted: ended before its time").count(), 1);
+    assert_eq!(page.matches("ended early: &lt;tb0&gt; has no link").count(), 1);
+}
+
+#[test]
+fn low_rates_keep_their_digits() {
+    let page = render(&[sample("slow", 8e5, &[1.25])]);
+    assert!(page.contains("<th scope=\"row\">1.25\u{a0}/s</th><td>1.25</td><td>1.25</td>"), "{page}");
 }
 
 #[test]
@@ -174,6 +204,7 @@ fn foreign_text_stays_text() {
     for field in [&mut run.sources, &mut run.engine, &mut run.engine_reason] {
         *field = hostile.into();
     }
+    run.failure = Some(hostile.into());
     run.machine.processor = hostile.into();
     run.machine.kernel = hostile.into();
     run.steps[0].invalid.insert(hostile.into(), 1);
@@ -264,6 +295,16 @@ fn writes_samples_to_look_at() {
         ("three", limited),
         ("ten", several(10, &[5e4])),
         ("long", long.to_vec()),
+        ("sweep", several(1, &SWEEP)),
+        ("cut", {
+            let mut cut = several(2, &SWEEP);
+            cut[0].interrupted = true;
+            cut[1].failure = Some(
+                "step 8 of 9: tb0 has no link: it or its other end is down, 1.3 s after the step began"
+                    .into(),
+            );
+            cut
+        }),
     ];
     for (name, runs) in pages {
         std::fs::write(std::env::temp_dir().join(format!("timeball-page-{name}.html")), render(&runs))

@@ -89,6 +89,11 @@ pub fn percent(share: f64) -> String {
     }
 }
 
+/// What happened in a second: as [`count`], and with its digits where it is little.
+pub fn per_second(value: f64) -> String {
+    if (0.0..99.95).contains(&value) { three_digits(value) } else { count(value) }
+}
+
 /// A whole number with its digits in groups of three: `1,250,000`.
 pub fn count(value: f64) -> String {
     if !value.is_finite() || value < 0.0 {
