@@ -10,27 +10,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, the modules it may import, and whether it is deterministic.
-const LAYERS: [(&str, &[&str], bool); 12] = [
+const LAYERS: [(&str, &[&str], bool); 13] = [
     ("time", &[], true),
     ("wire", &["time"], true),
     ("sys", &["time"], false),
+    ("auth", &["wire"], true),
     ("snapshot", &["time", "wire"], true),
     ("metrics", &[], false),
-    ("serve", &["time", "wire", "snapshot", "metrics"], true),
+    ("serve", &["time", "wire", "auth", "snapshot", "metrics"], true),
     ("clock", &["time", "wire", "sys", "snapshot"], false),
-    ("config", &["time", "wire", "serve"], false),
+    ("config", &["time", "wire", "auth", "serve"], false),
     ("datapath", &["time", "wire", "sys", "metrics"], false),
     (
         "daemon",
-        &["time", "wire", "sys", "snapshot", "metrics", "serve", "clock", "config", "datapath"],
+        &["time", "wire", "sys", "auth", "snapshot", "metrics", "serve", "clock", "config", "datapath"],
         false,
     ),
     ("load", &["time", "wire", "sys"], false),
     (
         "cli",
         &[
-            "time", "wire", "sys", "snapshot", "metrics", "serve", "clock", "config", "datapath", "daemon",
-            "load",
+            "time", "wire", "sys", "auth", "snapshot", "metrics", "serve", "clock", "config", "datapath",
+            "daemon", "load",
         ],
         false,
     ),
