@@ -13,6 +13,7 @@ pub mod counters;
 mod crew;
 mod drops;
 pub mod exchange;
+pub mod keys;
 mod links;
 mod news;
 #[cfg(feature = "metrics")]
