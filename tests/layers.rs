@@ -10,13 +10,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, the modules it may import, and whether it is deterministic.
-const LAYERS: [(&str, &[&str], bool); 12] = [
+const LAYERS: [(&str, &[&str], bool); 13] = [
     ("time", &[], true),
     ("wire", &["time"], true),
     ("sys", &["time"], false),
     ("snapshot", &["time", "wire"], true),
     ("metrics", &[], false),
     ("serve", &["time", "wire", "snapshot", "metrics"], true),
+    ("control", &["time", "wire", "snapshot"], true),
     ("clock", &["time", "wire", "sys", "snapshot"], false),
     ("config", &["time", "wire", "serve"], false),
     ("datapath", &["time", "wire", "sys", "metrics"], false),
