@@ -14,13 +14,20 @@
 
 pub mod action;
 pub mod chance;
+pub mod cluster;
+pub mod combine;
 pub mod dispatch;
 pub mod event;
+pub mod filter;
+pub mod intersection;
 pub mod kiss;
 pub mod news;
 pub mod packet_checks;
 pub mod poll;
+pub mod sample;
+pub mod select;
 pub mod source;
+pub mod state;
 
 pub use action::{Action, Frequency, Transmission, TransmitField};
 pub use event::{

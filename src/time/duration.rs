@@ -58,6 +58,38 @@ impl NtpDuration {
         self.0 as f64 / 4_294_967_296.0
     }
 
+    /// From seconds, rounded to the nearest 2^-32 s, saturating at +-68 years; what is not a number becomes zero.
+    /// The way back from a statistic; the resolution is that of an `f64`, 1 us at 136 years and better below.
+    #[must_use]
+    pub fn from_seconds_f64(seconds: f64) -> Self {
+        // `as` saturates and maps NaN to 0.
+        Self((seconds * 4_294_967_296.0).round() as i64)
+    }
+
+    /// Half of it, rounded towards zero.
+    #[must_use]
+    pub const fn half(self) -> Self {
+        Self(self.0 / 2)
+    }
+
+    /// So many times as long, saturating at +-68 years.
+    #[must_use]
+    pub const fn times(self, count: u32) -> Self {
+        Self(self.0.saturating_mul(count as i64))
+    }
+
+    /// Its size without its sign, saturating.
+    #[must_use]
+    pub const fn magnitude(self) -> Self {
+        Self(self.0.saturating_abs())
+    }
+
+    /// For people: three digits and a unit, see [`WithUnit`].
+    #[must_use]
+    pub const fn with_unit(self) -> WithUnit {
+        WithUnit(self)
+    }
+
     const fn saturated(bits: i128) -> Self {
         if bits > i64::MAX as i128 {
             Self(i64::MAX)
@@ -106,6 +138,38 @@ impl fmt::Display for NtpDuration {
     /// Seconds with a sign and nine decimals: `+0.000012345`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:+.9}", self.seconds())
+    }
+}
+
+/// A difference as people read it: three significant digits and the unit that fits, `1.94 s`, `-12.3 us`; whole
+/// seconds from 1000 s on. With `{:+}` a positive one has its sign, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WithUnit(NtpDuration);
+
+impl fmt::Display for WithUnit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.seconds();
+        let size = seconds.abs();
+        // Below half a nanosecond there is nothing to say: 0 ns.
+        let (unit, name) = match size {
+            _ if size >= 0.999_5 => (1.0, "s"),
+            _ if size >= 0.999_5e-3 => (1e3, "ms"),
+            _ if size >= 0.999_5e-6 => (1e6, "us"),
+            _ => (1e9, "ns"),
+        };
+        let value = seconds * unit;
+        let decimals = match value.abs() {
+            scaled if name == "ns" || scaled >= 99.95 => 0,
+            scaled if scaled >= 9.995 => 1,
+            _ => 2,
+        };
+        // No "-0 ns".
+        let value = if name == "ns" && value.abs() < 0.5 { 0.0 } else { value };
+        if formatter.sign_plus() {
+            write!(formatter, "{value:+.decimals$} {name}")
+        } else {
+            write!(formatter, "{value:.decimals$} {name}")
+        }
     }
 }
 
@@ -247,6 +311,45 @@ mod tests {
         }
         assert_eq!(NtpShort::MAX.growth(Ppm::from_bits(-5)), NtpDuration::ZERO);
         assert!(NtpShort::MAX.growth(Ppm::from_bits(i64::MAX)).seconds() > 2000.0);
+    }
+
+    #[test]
+    fn seconds_come_back_from_statistics() {
+        for seconds in [0.0, 1.5, -0.25, 1e-9, -3e6] {
+            assert!((NtpDuration::from_seconds_f64(seconds).seconds() - seconds).abs() < 2e-10);
+        }
+        assert_eq!(NtpDuration::from_seconds_f64(f64::NAN), NtpDuration::ZERO);
+        assert_eq!(NtpDuration::from_seconds_f64(f64::INFINITY), NtpDuration::MAX);
+        assert_eq!(NtpDuration::from_seconds_f64(-1e300).to_bits(), i64::MIN);
+    }
+
+    #[test]
+    fn halves_and_multiples_saturate_and_keep_the_sign() {
+        assert_eq!(NtpDuration::from_bits(-7).half().to_bits(), -3);
+        assert_eq!(NtpDuration::from_bits(7).half().to_bits(), 3);
+        assert_eq!(NtpDuration::from_seconds(-2).times(3), NtpDuration::from_seconds(-6));
+        assert_eq!(NtpDuration::MAX.times(2), NtpDuration::MAX);
+        assert_eq!(NtpDuration::from_bits(i64::MIN).magnitude(), NtpDuration::MAX);
+    }
+
+    #[test]
+    fn people_read_three_digits_and_a_unit() {
+        let cases = [
+            (1_940_000_000, "1.94 s"),
+            (-12_345, "-12.3 us"),
+            (999_600_000, "1.00 s"),
+            (250_000_000, "250 ms"),
+            (9_999, "10.0 us"),
+            (99_960, "100 us"),
+            (30, "30 ns"),
+            (0, "0 ns"),
+            (1_234_500_000_000, "1234 s"),
+        ];
+        for (nanoseconds, text) in cases {
+            assert_eq!(NtpDuration::from_nanoseconds(nanoseconds).with_unit().to_string(), text);
+        }
+        assert_eq!(format!("{:+}", NtpDuration::from_nanoseconds(5_000_000).with_unit()), "+5.00 ms");
+        assert_eq!(NtpDuration::from_bits(-1).with_unit().to_string(), "0 ns");
     }
 
     #[test]

@@ -12,6 +12,6 @@ mod duration;
 mod scale;
 mod timestamp;
 
-pub use duration::{Log2Seconds, NtpDuration, NtpShort, Ppm};
+pub use duration::{Log2Seconds, NtpDuration, NtpShort, Ppm, WithUnit};
 pub use scale::{Monotonic, Realtime, Scale, Tai, Timestamp};
 pub use timestamp::NtpTimestamp;
