@@ -51,12 +51,12 @@ impl KeyId {
 
 /// An association, for as long as the controller lives: never given to another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct AssociationId(pub(super) u64);
+pub struct AssociationId(pub(super) u32);
 
 impl AssociationId {
     /// The number, for reports: 1 and up, in the order of mobilisation.
     #[must_use]
-    pub const fn number(self) -> u64 {
+    pub const fn number(self) -> u32 {
         self.0
     }
 }

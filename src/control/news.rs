@@ -1,6 +1,7 @@
 //! What is worth a line in the log. Each is a change; nothing here comes once per packet.
 
 use super::kiss::Kiss;
+use super::state::SourceState;
 use crate::time::{Log2Seconds, NtpDuration};
 use std::fmt;
 use std::net::SocketAddr;
@@ -29,6 +30,20 @@ pub enum News {
         /// The poll interval from now on.
         interval: Log2Seconds,
     },
+    /// An association got further in the selection than before, or less far.
+    StateChanged {
+        /// With whom.
+        remote: SocketAddr,
+        /// How far it gets now.
+        state: SourceState,
+    },
+    /// The clock has a reference now; `None`: it has none any more.
+    SystemPeer(Option<SocketAddr>),
+    /// The address belongs to another source already, and one server has one voice.
+    AlreadySource {
+        /// Which address.
+        remote: SocketAddr,
+    },
     /// The table has no room for a source or an association.
     TableFull,
     /// A name leads nowhere, or not now.
@@ -46,7 +61,7 @@ pub enum Farewell {
     Kissed(Kiss),
     /// The configuration no longer has its source.
     Removed,
-    /// A pool has better members.
+    /// Its name leads to another address that may be better.
     Replaced,
 }
 
@@ -61,11 +76,17 @@ impl fmt::Display for News {
                 write!(formatter, "{remote} is no longer configured")
             }
             Self::Demobilised { remote, reason: Farewell::Replaced } => {
-                write!(formatter, "{remote} is of no use and is replaced by another member of its pool")
+                write!(formatter, "{remote} is of no use and gives way to another address of its name")
             }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();
                 write!(formatter, "{remote} says {kiss}; it is asked every {seconds:.0} s from now on")
+            }
+            Self::StateChanged { remote, state } => write!(formatter, "{remote} {}: {state}", state.name()),
+            Self::SystemPeer(Some(remote)) => write!(formatter, "synchronised to {remote}"),
+            Self::SystemPeer(None) => formatter.write_str("not synchronised; stratum 16 is served"),
+            Self::AlreadySource { remote } => {
+                write!(formatter, "{remote} is a source already, and counts only once")
             }
             Self::TableFull => formatter.write_str("no room for another source; it is left out"),
             Self::NotResolved => formatter.write_str("the name cannot be resolved; it is tried again later"),

@@ -127,6 +127,13 @@ impl PollProcess {
         self.host_poll.min(self.peer_poll).clamp(self.options.poll_min, self.options.poll_max)
     }
 
+    /// hpoll: how often we would ask if the other side had no wish of its own. This is what requests say. (If they
+    /// said the interval, the server's echo of it would be the lesser of the two for ever.)
+    #[must_use]
+    pub fn host_interval(&self) -> Log2Seconds {
+        self.host_poll.clamp(self.options.poll_min, self.options.poll_max)
+    }
+
     /// Is a burst going on?
     #[must_use]
     pub const fn is_in_burst(&self) -> bool {

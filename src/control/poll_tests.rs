@@ -140,6 +140,18 @@ fn a_shorter_wish_of_the_peer_preempts_the_interval() {
     assert!((bench.process.next() - bench.now).seconds() < 34.0);
 }
 
+/// A server echoes what the request says (RFC 5905 figure 31): that must not hold the interval down.
+#[test]
+fn an_echo_does_not_hold_the_interval_down() {
+    let mut bench = Bench::new(options(4, 10));
+    for system in [4, 5, 6, 7, 7] {
+        bench.poll_with(Log2Seconds(system), Fitness::Fit);
+        let request = bench.process.host_interval();
+        bench.answer_with(request);
+    }
+    assert_eq!(bench.process.interval(), Log2Seconds(7));
+}
+
 /// RFC 5905 section 13.2: after UNREACH polls in vain hpoll grows by one each poll up to MAXPOLL; the first reply
 /// brings it back to the system's time constant.
 #[test]

@@ -3,7 +3,8 @@
 //! Owns: the types. Does not own: reading a file, or the associations that come of it.
 
 use super::event::{InstanceId, KeyId};
-use crate::time::{Log2Seconds, NtpDuration};
+use super::select::SourceOptions;
+use crate::time::Log2Seconds;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -74,23 +75,6 @@ impl PollOptions {
         let poll_min = self.poll_min.clamp(POLL_MIN_LEAST, POLL_MAX_MOST);
         Self { poll_min, poll_max: self.poll_max.clamp(poll_min, POLL_MAX_MOST), ..self }
     }
-}
-
-/// What the operator thinks of a source's time.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct SourceOptions {
-    /// Among the truechimers, this one leads.
-    pub prefer: bool,
-    /// Believed against a majority that is not.
-    pub trust: bool,
-    /// Without a required source the clock is left alone.
-    pub require: bool,
-    /// Measured and shown, never used.
-    pub noselect: bool,
-    /// Added to every measured offset; positive: the source is known to be behind by so much.
-    pub offset_correction: NtpDuration,
-    /// Measurements with a greater delay are not used.
-    pub delay_max: Option<NtpDuration>,
 }
 
 /// A source as configured.
