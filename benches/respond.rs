@@ -91,7 +91,7 @@ fn answer(criterion: &mut Criterion) {
             let (mut responder, mut bytes) = (responder(), frame(address(family, 1000), &request));
             let now = Timestamp::from_nanoseconds(1_000_000_000);
             let reply = responder.respond_to_frame(&mut bytes, 123, RECEIVED, now, &snapshot).unwrap();
-            bench.iter(|| black_box(reply).seal(SENT, black_box(&mut bytes)));
+            bench.iter(|| black_box(reply).seal(SENT, black_box(&mut bytes), responder.keys()));
         });
         criterion.bench_function(&format!("respond_to_frame and seal/{name}"), |bench| {
             let mut responder = responder();
@@ -104,7 +104,7 @@ fn answer(criterion: &mut Criterion) {
                 let now = Timestamp::from_nanoseconds(number as i64 * 1_000_000);
                 let bytes = black_box(buffer.as_mut_slice());
                 let reply = responder.respond_to_frame(bytes, 123, RECEIVED, now, &snapshot);
-                reply.map(|reply| reply.seal(SENT, bytes)).is_ok()
+                reply.map(|reply| reply.seal(SENT, bytes, responder.keys())).is_ok()
             });
         });
     }

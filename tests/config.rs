@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use timeball::auth::KeyId;
 use timeball::config::{
-    Access, Clients, Config, DEFAULT_SOCKET, Datapath, Interface, LogLevel, Metrics, Overrides, Policy,
-    Problem, RateLimit, Reference, ReferenceFlag, ReferenceId, Source, Vlan, Workers, XdpMode, file_to_load,
-    socket_to_ask,
+    Access, Clients, Config, DEFAULT_SOCKET, Datapath, Interface, Keys, LogLevel, Metrics, Overrides, Policy,
+    Problem, RateLimit, Reference, ReferenceFlag, ReferenceId, Source, TrustedKeys, Vlan, Workers, XdpMode,
+    file_to_load, socket_to_ask,
 };
 use timeball::time::NtpDuration;
 
@@ -111,8 +112,36 @@ fn every_key_is_read() {
         },
         clients: Clients { entries: 64 },
         metrics: Metrics { listen: Some("0.0.0.0:9124".parse().expect("an address")), allow_remote: true },
+        keys: Keys {
+            file: Some("/etc/timeball/timeball.keys".into()),
+            allow_md5: true,
+            trusted: TrustedKeys::Only(vec![key_id(1), key_id(4_294_967_295)]),
+        },
     };
     assert_eq!(parse(include_str!("configs/full.toml")), Ok(expected));
+}
+
+fn key_id(number: u32) -> KeyId {
+    KeyId::new(number).expect("not 0")
+}
+
+#[test]
+fn keys_are_refused_by_name_and_range() {
+    let wrong = |line: &str| parse(&format!("[keys]\n{line}")).expect_err("it is wrong");
+    let file = r#""off", or an absolute path in quotes, like "/etc/timeball/timeball.keys""#;
+    for value in [r#""timeball.keys""#, r#""""#, "1", "true"] {
+        let said = wrong(&format!("file = {value}"));
+        assert_eq!(said, format!("timeball.toml:2: keys.file = {value}: must be {file}"));
+    }
+    let ids = r#""all", or a list of key ids, each once, 1 to 4294967295: [1, 2]"#;
+    for value in [r#""none""#, "1", "[0]", "[4294967296]", "[1, 1]", r#"["1"]"#] {
+        let said = wrong(&format!("trusted = {value}\nfile = \"/k\""));
+        assert_eq!(said, format!("timeball.toml:2: keys.trusted = {value}: must be {ids}"));
+    }
+    let said = wrong("trusted = [1]");
+    assert_eq!(said, "timeball.toml:2: keys.trusted = [1]: must be \"all\" where keys.file gives no keys");
+    assert_eq!(wrong("allow-md5 = 1"), "timeball.toml:2: keys.allow-md5 = 1: must be true or false");
+    assert!(wrong("allow_md5 = true").contains("did you mean keys.allow-md5?"));
 }
 
 #[test]
@@ -427,10 +456,11 @@ fn any_config() -> impl Strategy<Value = Config> {
         any_rate_limit(),
         (6_u32..=20).prop_map(|log2| Clients { entries: 1 << log2 }),
         any_metrics(),
+        any_keys(),
     );
     (scalars, cores, tables).prop_map(|(scalars, cores, tables)| {
         let (port, datapath, workers, [busy_poll, clock_control, kod], log, socket) = scalars;
-        let (reference, mut interfaces, access, rate_limit, clients, metrics) = tables;
+        let (reference, mut interfaces, access, rate_limit, clients, metrics, keys) = tables;
         for (number, interface) in interfaces.iter_mut().enumerate() {
             interface.name = format!("eth{number}");
         }
@@ -450,7 +480,20 @@ fn any_config() -> impl Strategy<Value = Config> {
             rate_limit,
             clients,
             metrics,
+            keys,
         }
+    })
+}
+
+fn any_keys() -> impl Strategy<Value = Keys> {
+    let ids = prop::collection::btree_set(1_u32.., 0..4)
+        .prop_map(|ids| TrustedKeys::Only(ids.into_iter().map(key_id).collect()));
+    let trusted = prop_oneof![Just(TrustedKeys::All), ids];
+    let keys = (prop::option::of("/\\PC{0,20}"), any::<bool>(), trusted);
+    keys.prop_map(|(file, allow_md5, trusted)| Keys {
+        trusted: if file.is_some() { trusted } else { TrustedKeys::All },
+        file: file.map(Into::into),
+        allow_md5,
     })
 }
 

@@ -10,28 +10,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, the modules it may import, and whether it is deterministic.
-const LAYERS: [(&str, &[&str], bool); 13] = [
+const LAYERS: [(&str, &[&str], bool); 14] = [
     ("time", &[], true),
     ("wire", &["time"], true),
     ("sys", &["time"], false),
+    ("auth", &["wire"], true),
     ("snapshot", &["time", "wire"], true),
     ("metrics", &[], false),
-    ("serve", &["time", "wire", "snapshot", "metrics"], true),
-    ("control", &["time", "wire", "snapshot"], true),
+    ("serve", &["time", "wire", "auth", "snapshot", "metrics"], true),
+    ("control", &["time", "wire", "auth", "snapshot"], true),
     ("clock", &["time", "wire", "sys", "snapshot"], false),
-    ("config", &["time", "wire", "serve"], false),
+    ("config", &["time", "wire", "auth", "serve"], false),
     ("datapath", &["time", "wire", "sys", "metrics"], false),
     (
         "daemon",
-        &["time", "wire", "sys", "snapshot", "metrics", "serve", "clock", "config", "datapath"],
+        &["time", "wire", "sys", "auth", "snapshot", "metrics", "serve", "clock", "config", "datapath"],
         false,
     ),
     ("load", &["time", "wire", "sys"], false),
     (
         "cli",
         &[
-            "time", "wire", "sys", "snapshot", "metrics", "serve", "clock", "config", "datapath", "daemon",
-            "load",
+            "time", "wire", "sys", "auth", "snapshot", "metrics", "serve", "clock", "config", "datapath",
+            "daemon", "load",
         ],
         false,
     ),

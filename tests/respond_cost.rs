@@ -24,7 +24,7 @@ use std::time::Instant;
 use timeball::serve::access::{AccessList, Action};
 use timeball::serve::clients::{ClientKeying, ClientStatistics, PrefixLengths};
 use timeball::serve::limit::{Lottery, RateLimiter, RateParameters};
-use timeball::serve::testing::{Setup, client_request};
+use timeball::serve::testing::{Setup, client_request, keys};
 use timeball::serve::{Policy, Refusal, Responder};
 use timeball::time::{NtpDuration, Timestamp};
 use workload::{Family, Loop, RECEIVED, SENT, Subject, arrival, frame, prefixes, snapshot};
@@ -75,6 +75,7 @@ struct Scene {
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Outcomes {
     times: u32,
+    signed: u32,
     kisses: [u32; 3],
     refusals: [u32; Refusal::ALL.len()],
 }
@@ -82,6 +83,7 @@ struct Outcomes {
 impl Outcomes {
     fn are_all_there(&self) -> bool {
         self.times > 0
+            && self.signed > 0
             && self.kisses.iter().all(|&count| count > 0)
             && self.refusals.iter().all(|&count| count > 0)
     }
@@ -100,11 +102,20 @@ impl Scene {
             client_request(3, &[]),
             client_request(4, &field),
             client_request(4, &[1; 20]),
+            client_request(4, &[0; 4]),
+            client_request(4, &[&[0, 0, 0, 2][..], &[1; 20]].concat()),
             client_request(4, &[1; 8]),
             with_first(0x2b),
             with_first(0x24),
         ] {
             frames.push(frame(ip("10.99.0.3"), &payload));
+        }
+        for (key, _) in keys().types() {
+            for (version, source) in [(4, "10.99.0.4"), (3, "fd99::4"), (4, "10.99.1.2")] {
+                let mut request = client_request(version, &[]);
+                keys().append(key, &mut request).unwrap();
+                frames.push(frame(ip(source), &request));
+            }
         }
         frames.push(vec![0xaa; 60]);
         let buffer = vec![0; 2048];
@@ -121,11 +132,14 @@ impl Scene {
                 bytes.copy_from_slice(frame);
                 match self.responder.respond_to_frame(bytes, 123, RECEIVED, now, &snapshot) {
                     Ok(reply) => {
-                        match reply.prepared().kiss {
-                            None => outcomes.times += 1,
-                            Some((code, _)) => outcomes.kisses[code as usize] += 1,
+                        let prepared = *reply.prepared();
+                        match (prepared.kiss, prepared.crypto_nak) {
+                            (Some((code, _)), _) => outcomes.kisses[code as usize] += 1,
+                            (None, Some(refusal)) => outcomes.refusals[refusal as usize] += 1,
+                            (None, None) => outcomes.times += 1,
                         }
-                        let _ = reply.seal(SENT, bytes);
+                        outcomes.signed += u32::from(prepared.key().is_some());
+                        let _ = reply.seal(SENT, bytes, self.responder.keys());
                     }
                     Err(refusal) => outcomes.refusals[refusal as usize] += 1,
                 }

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use timeball::datapath::af_xdp::BATCH;
 use timeball::serve::access::Action;
-use timeball::serve::testing::{Setup, client_request};
+use timeball::serve::testing::{Setup, client_request, keys};
 use timeball::serve::{Arrival, Responder};
 use timeball::snapshot::SystemSnapshot;
 use timeball::time::{Log2Seconds, NtpDuration, NtpTimestamp, Ppm, Timestamp};
@@ -61,7 +61,7 @@ pub fn prefixes() -> Vec<(IpNet, Action)> {
 
 /// A responder with access list, rate limit, kisses and statistics.
 pub fn responder() -> Responder {
-    Setup { rules: prefixes(), limit_interval_seconds: Some(1), leak: 4, kod: true }.responder()
+    Setup { rules: prefixes(), limit_interval_seconds: Some(1), leak: 4, kod: true, keys: keys() }.responder()
 }
 
 /// A synchronised clock.
@@ -196,6 +196,7 @@ impl Loop {
 
     fn frames(self) -> u32 {
         let (mut responder, snapshot, request) = (responder(), snapshot(), client_request(4, &[]));
+        let keys = &keys();
         let frames: Vec<_> = (0..self.clients.min(4096))
             .map(|number| frame(address(self.family, self.client(number)), &request))
             .collect();
@@ -218,10 +219,11 @@ impl Loop {
                     measured(|| Checksum::new().add_bytes(&bytes[bytes.len() - 56..]).finish_udp()) != 0
                 }
                 Subject::Seal => respond(&mut responder, bytes)
-                    .is_ok_and(|reply| measured(|| reply.seal(SENT, bytes)) == SENT),
+                    .is_ok_and(|reply| measured(|| reply.seal(SENT, bytes, keys)) == SENT),
                 _ => measured(|| {
-                    respond(&mut responder, bytes)
-                        .is_ok_and(|reply| reply.prepared().kiss.is_none() && reply.seal(SENT, bytes) == SENT)
+                    respond(&mut responder, bytes).is_ok_and(|reply| {
+                        reply.prepared().kiss.is_none() && reply.seal(SENT, bytes, keys) == SENT
+                    })
                 }),
             };
             done += u32::from(fine);

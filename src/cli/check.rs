@@ -12,6 +12,28 @@ use std::io::{self, Write};
 struct Checked<'a> {
     configuration: &'a Config,
     interfaces: &'a [Forecast],
+    keys: &'a [KeyShown],
+}
+
+/// What may be shown of a key.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct KeyShown {
+    id: u32,
+    #[serde(rename = "type")]
+    algorithm: &'static str,
+    for_clients: bool,
+}
+
+fn keys(config: &Config) -> Result<Vec<KeyShown>, Failure> {
+    let all = daemon::keys::load(&config.keys).map_err(|error| Failure::new(WRONG_INPUT, error))?;
+    let for_clients = daemon::keys::for_clients(&config.keys, &all);
+    let shown = all.types().map(|(id, algorithm)| KeyShown {
+        id: id.number(),
+        algorithm: algorithm.name(),
+        for_clients: for_clients.get(id).is_some(),
+    });
+    Ok(shown.collect())
 }
 
 /// One interface and what would be chosen for it under the configuration.
@@ -39,14 +61,22 @@ pub(super) fn check(config: &Config, arguments: &CheckArguments) -> Result<(), F
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error: crate::datapath::interface::InterfaceError| Failure::new(WRONG_INPUT, error))?;
+    let keys = keys(config)?;
     let mut output = io::stdout();
     if arguments.json {
-        let checked = Checked { configuration: config, interfaces: &interfaces };
+        let checked = Checked { configuration: config, interfaces: &interfaces, keys: &keys };
         let text = serde_json::to_string_pretty(&checked).map_err(Failure::failed)?;
         writeln!(output, "{text}")?;
         return Ok(());
     }
     write!(output, "# The effective configuration\n{}", config.to_toml().map_err(Failure::failed)?)?;
+    if !keys.is_empty() {
+        writeln!(output, "\n# Keys: id, type")?;
+    }
+    for KeyShown { id, algorithm, for_clients } in &keys {
+        let note = if *for_clients { "" } else { ", not for clients" };
+        writeln!(output, "# {id} {algorithm}{note}")?;
+    }
     for Forecast { report, would_be_chosen } in &interfaces {
         writeln!(output, "\n{report}")?;
         writeln!(output, "would be chosen            {would_be_chosen}")?;

@@ -4,15 +4,18 @@
 //!
 //! The one idea a newcomer lacks: each key is named here once and nowhere else; what is not read here is unknown.
 
-use super::model::{Access, Clients, Config, Interface, Metrics, RateLimit, Reference, Source};
+use super::model::{Access, Clients, Config, Interface, Keys, Metrics, RateLimit, Reference, Source};
 use super::problem::{Problem, Problems, Setting};
-use super::raw::{Raw, Value};
+use super::raw::{Node, Raw, Value};
 use super::section::{Converted, Report, Section, choices, integer};
-use super::values::{ReferenceId, Vlan, Workers, is_interface_name, parse_address_or_off, prefix};
+use super::values::{
+    ReferenceId, TrustedKeys, Vlan, Workers, is_interface_name, parse_address_or_off, prefix,
+};
 use super::{Datapath, duration};
+use crate::auth::KeyId;
 use crate::time::NtpDuration;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +49,7 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
         rate_limit: rate_limit(top.section("rate-limit")),
         clients: clients(top.section("clients")),
         metrics: metrics(top.section("metrics")),
+        keys: keys(top.section("keys")),
     };
     if let (Datapath::AfXdp, true, Some(setting)) =
         (config.datapath, config.interfaces.is_empty(), datapath_given)
@@ -240,4 +244,37 @@ fn metrics_address(value: &Value, allow_remote: bool) -> Converted<Option<Socket
         }
         Some(address) => Ok(address),
     }
+}
+
+fn keys(mut section: Section<'_>) -> Keys {
+    let file = section.value("file", key_file).flatten();
+    let allow_md5 = section.boolean("allow-md5").unwrap_or_default();
+    let trusted_given = section.setting("trusted");
+    let trusted = section.value("trusted", trusted_keys).unwrap_or_default();
+    if let (None, TrustedKeys::Only(_), Some(setting)) = (&file, &trusted, trusted_given) {
+        section.report.invalid(setting, r#""all" where keys.file gives no keys"#);
+    }
+    section.finish();
+    Keys { file, allow_md5, trusted }
+}
+
+fn key_file(value: Value) -> Converted<Option<PathBuf>> {
+    match value {
+        Value::Text(text) if text == "off" => Ok(None),
+        Value::Text(text) if Path::new(&text).is_absolute() && !text.contains('\0') => Ok(Some(text.into())),
+        _ => Err(r#""off", or an absolute path in quotes, like "/etc/timeball/timeball.keys""#.to_owned()),
+    }
+}
+
+fn trusted_keys(value: Value) -> Converted<TrustedKeys> {
+    let id = |node: &Node| integer(&node.value, &(1..=u32::MAX.into())).ok().and_then(KeyId::new);
+    let ids: Option<Vec<KeyId>> = match &value {
+        Value::Text(text) if text == "all" => return Ok(TrustedKeys::All),
+        Value::Array(items) => items.iter().map(id).collect(),
+        _ => None,
+    };
+    let each_once = |ids: &Vec<KeyId>| ids.iter().collect::<BTreeSet<_>>().len() == ids.len();
+    ids.filter(each_once)
+        .map(TrustedKeys::Only)
+        .ok_or_else(|| format!(r#""all", or a list of key ids, each once, 1 to {}: [1, 2]"#, u32::MAX))
 }

@@ -22,12 +22,12 @@ mod values;
 
 pub use duration::parse as parse_duration;
 pub use model::{
-    Access, Clients, Config, Datapath, Interface, LogLevel, Metrics, Policy, RateLimit, Reference, Source,
-    XdpMode,
+    Access, Clients, Config, Datapath, Interface, Keys, LogLevel, Metrics, Policy, RateLimit, Reference,
+    Source, XdpMode,
 };
 pub use overrides::{Overrides, ReferenceFlag};
 pub use problem::{Hint, PROBLEMS_SHOWN_MAX, Place, Problem, Problems, Setting};
-pub use values::{ReferenceId, Vlan, Workers};
+pub use values::{ReferenceId, TrustedKeys, Vlan, Workers};
 
 use raw::Raw;
 use std::fs::File;

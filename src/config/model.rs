@@ -5,7 +5,7 @@
 //! The one idea a newcomer lacks: there is no state in here that `check` would refuse; a field's documented range
 //! holds, so nobody checks it again.
 
-use super::values::{ReferenceId, Vlan, Workers};
+use super::values::{ReferenceId, TrustedKeys, Vlan, Workers};
 use super::{DEFAULT_SOCKET, duration, values};
 use crate::time::NtpDuration;
 use clap::ValueEnum;
@@ -50,6 +50,8 @@ pub struct Config {
     pub clients: Clients,
     /// Where Prometheus reads.
     pub metrics: Metrics,
+    /// The symmetric keys.
+    pub keys: Keys,
 }
 
 impl Default for Config {
@@ -70,6 +72,7 @@ impl Default for Config {
             rate_limit: RateLimit::default(),
             clients: Clients::default(),
             metrics: Metrics::default(),
+            keys: Keys::default(),
         }
     }
 }
@@ -321,4 +324,17 @@ pub struct Metrics {
     pub listen: Option<SocketAddr>,
     /// May it be an address that others can reach? Whoever can reads all, without a password.
     pub allow_remote: bool,
+}
+
+/// The symmetric keys.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Keys {
+    /// The key file, in chrony's or ntpd's format: absolute. `None`: no keys.
+    #[serde(serialize_with = "values::path_or_off")]
+    pub file: Option<PathBuf>,
+    /// Are MD5 keys taken?
+    pub allow_md5: bool,
+    /// Those of its keys that clients may use.
+    pub trusted: TrustedKeys,
 }

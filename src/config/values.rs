@@ -5,11 +5,13 @@
 //! The one idea a newcomer lacks: each reads back from what it prints, because `timeball check` prints a
 //! configuration that loads again.
 
+use crate::auth::KeyId;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 /// Valid VLAN ids: 0 is a mere priority tag and 4095 is reserved (IEEE 802.1Q).
 const VLAN_IDS: RangeInclusive<u16> = 1..=4094;
@@ -159,6 +161,33 @@ pub(super) fn address_or_off<S: Serializer>(
     match address {
         Some(address) => serializer.collect_str(address),
         None => serializer.serialize_str("off"),
+    }
+}
+
+/// A path, or `off`.
+pub(super) fn path_or_off<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => path.serialize(serializer),
+        None => serializer.serialize_str("off"),
+    }
+}
+
+/// The keys that clients may use.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum TrustedKeys {
+    /// Each that the file has.
+    #[default]
+    All,
+    /// These, each once.
+    Only(Vec<KeyId>),
+}
+
+impl Serialize for TrustedKeys {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::Only(ids) => serializer.collect_seq(ids.iter().map(|id| id.number())),
+        }
     }
 }
 

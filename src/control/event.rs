@@ -5,11 +5,12 @@
 //! The one idea a newcomer lacks: the events are all that the controller ever learns. Whoever records them
 //! ([`Event::recorded`]) and feeds them to a controller with the same seed sees the same actions again.
 
+pub use crate::auth::{Authentication, KeyId};
+
 use super::source::{SourceConfiguration, SourceId};
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Timestamp};
 use crate::wire::Header;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 
 /// "Now" in the two senses the controller needs, read together by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,27 +28,6 @@ pub struct InstanceId(pub u16);
 /// An interface's index in its instance, as the kernel counts them: 1 and up; 0: not known, or left to routing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct InterfaceIndex(pub u32);
-
-/// Which symmetric key: 1 to 2^32 - 1. 0 is what a crypto-NAK has.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct KeyId(NonZeroU32);
-
-impl KeyId {
-    /// The id of this number, unless that is 0.
-    #[must_use]
-    pub const fn new(number: u32) -> Option<Self> {
-        match NonZeroU32::new(number) {
-            Some(number) => Some(Self(number)),
-            None => None,
-        }
-    }
-
-    /// The number, as packets carry it.
-    #[must_use]
-    pub const fn number(self) -> u32 {
-        self.0.get()
-    }
-}
 
 /// An association, for as long as the controller lives: never given to another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -137,19 +117,6 @@ pub enum Access {
     Allowed,
     /// Test 4 of RFC 5905 figure 22 fails.
     Denied,
-}
-
-/// What a packet's MAC was worth, worked out by the shell with the keys of `auth`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Authentication {
-    /// It has none.
-    None,
-    /// It is right, with this key.
-    Valid(KeyId),
-    /// It is wrong, or its key is not known or not trusted.
-    Invalid,
-    /// A key identifier of zero and no digest: the other side could not verify us. Never authentic.
-    CryptoNak,
 }
 
 /// A packet whose form was found good ([`crate::wire::Packet::parse`]).

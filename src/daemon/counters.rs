@@ -40,6 +40,9 @@ impl WorkerCounters {
 pub struct PathCounters {
     /// Replies that tell the time, those that could not be sent included.
     pub replies: Counter,
+    /// Those of them that have a MAC.
+    signed: Counter,
+    crypto_naks: Counter,
     kisses: [Counter; 3],
     refusals: [Counter; Refusal::ALL.len()],
     /// Requests whose receive stamp was missing or could not be true; the clock was read instead.
@@ -56,10 +59,19 @@ impl PathCounters {
     /// Counts what became of one request.
     pub fn count(&self, outcome: &Result<Prepared, Refusal>) {
         match outcome {
-            Ok(Prepared { kiss: None, .. }) => self.replies.bump(),
             Ok(Prepared { kiss: Some((code, refusal)), .. }) => {
                 self.kisses[*code as usize].bump();
                 self.refusals[*refusal as usize].bump();
+            }
+            Ok(Prepared { crypto_nak: Some(refusal), .. }) => {
+                self.crypto_naks.bump();
+                self.refusals[*refusal as usize].bump();
+            }
+            Ok(prepared) => {
+                self.replies.bump();
+                if prepared.key().is_some() {
+                    self.signed.bump();
+                }
             }
             Err(refusal) => self.refusals[*refusal as usize].bump(),
         }
@@ -78,6 +90,8 @@ impl PathCounters {
         let named = |name: String, counter: &Counter| Some((name, counter.get())).filter(|pair| pair.1 > 0);
         PathReport {
             replies: self.replies.get(),
+            signed_replies: self.signed.get(),
+            crypto_naks: self.crypto_naks.get(),
             kisses: KISS_CODES
                 .iter()
                 .filter_map(|code| named(code.reference_id().to_string(), &self.kisses[*code as usize]))
@@ -107,9 +121,13 @@ fn nanoseconds(units: u64) -> u64 {
 pub struct PathReport {
     /// Replies that tell the time, those that could not be sent included.
     pub replies: u64,
+    /// Those of them that have a MAC.
+    pub signed_replies: u64,
+    /// Replies to requests that could not be authenticated, which say so.
+    pub crypto_naks: u64,
     /// Kiss-o'-Death packets by code.
     pub kisses: BTreeMap<String, u64>,
-    /// Requests that got no time, by reason; those told so by a kiss are among them.
+    /// Requests that got no time, by reason; those told so by a kiss or a crypto-NAK are among them.
     pub refusals: BTreeMap<String, u64>,
     /// Requests without a usable receive stamp.
     pub unstamped: u64,
@@ -175,6 +193,8 @@ impl PathReport {
     /// Adds another worker's report to this one.
     pub fn add(&mut self, other: &Self) {
         self.replies += other.replies;
+        self.signed_replies += other.signed_replies;
+        self.crypto_naks += other.crypto_naks;
         self.unstamped += other.unstamped;
         self.unsent += other.unsent;
         self.service_time.add(&other.service_time);

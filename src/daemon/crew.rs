@@ -2,6 +2,7 @@
 
 use super::report::{QueueReport, WorkerReport};
 use super::worker::{Command, Queue, Worker, WorkerState};
+use crate::auth::KeyTable;
 use crate::sys::process::{PollEntry, Waker};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
@@ -66,6 +67,13 @@ impl Crew {
     pub fn remove_queues(&mut self, ifindex: u32) {
         for worker in 0..self.len() {
             self.tell(worker, Command::RemoveQueues { ifindex });
+        }
+    }
+
+    /// Gives all workers the keys that clients may use from now on. Each takes them between two batches.
+    pub fn set_keys(&mut self, keys: &Arc<KeyTable>) {
+        for worker in 0..self.len() {
+            self.tell(worker, Command::SetKeys(Arc::clone(keys)));
         }
     }
 

@@ -131,7 +131,7 @@ impl Exchange {
         let transmit_time = clock::realtime();
         let transmit_timestamp = transmit_time.to_ntp();
         for (frame, reply) in self.prepared.drain(..) {
-            let sealed = reply.seal(transmit_timestamp, port.packet_mut(&frame));
+            let sealed = reply.seal(transmit_timestamp, port.packet_mut(&frame), answering.responder.keys());
             counters.served(reply.prepared(), sealed);
             if let Some(errors) = transmit_errors.as_deref_mut() {
                 errors.leaves(frame.number().index(), transmit_time);

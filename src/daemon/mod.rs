@@ -12,6 +12,7 @@ mod conversation;
 pub mod counters;
 mod crew;
 pub mod exchange;
+pub mod keys;
 mod links;
 mod news;
 #[cfg(feature = "metrics")]

@@ -5,12 +5,14 @@ use super::control_socket::{ControlSocket, ControlSocketError};
 use super::counters::WorkerCounters;
 use super::crew::Crew;
 use super::exchange::Answering;
+use super::keys::{self, KeysError};
 use super::links::{Common, Links};
 use super::news::News;
 #[cfg(feature = "metrics")]
 use super::prometheus::{self, Exporter};
 use super::questions;
 use super::worker::{Notice, Passed, Worker};
+use crate::auth::KeyTable;
 use crate::clock::{Reference, ReferenceKind, Trouble};
 use crate::config::{self, Config, Interface, Policy as AccessPolicy, Workers};
 use crate::datapath::interface::{InterfaceFacts, InterfaceWatch, View};
@@ -83,6 +85,9 @@ pub enum ServeError {
     /// The access list contradicts itself.
     #[error("access: {0}")]
     Access(#[from] AccessError),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// Another daemon is there.
     #[error(transparent)]
     ControlSocket(#[from] ControlSocketError),
@@ -121,6 +126,7 @@ impl ServeError {
             Self::NoSuchInterface { .. }
             | Self::NoSuchQueue { .. }
             | Self::NoSuchCpu { .. }
+            | Self::Keys(_)
             | Self::Access(_) => 2,
             _ => 1,
         }
@@ -189,6 +195,7 @@ impl Server {
         let reference = reference(config);
         let snapshot = Arc::new(SnapshotCell::new(&SystemSnapshot::unsynchronised(precision)));
 
+        let keys = load_keys(config)?;
         let access = Arc::new(access_list(config)?);
         let dropped = dropped_prefixes(&access, config.kod);
         let policy = policy(config, access)?;
@@ -202,8 +209,10 @@ impl Server {
                 Arc::new(ClientStatistics::new(config.clients.entries as usize, prefix_lengths(config)));
             statistics.push(Arc::clone(&own));
             let seed = process::random_words().map_err(system("random seed"))?;
+            let mut responder = Responder::new(policy.clone(), own, Lottery::new(seed));
+            responder.set_keys(Arc::clone(&keys));
             let answering = Answering {
-                responder: Responder::new(policy.clone(), own, Lottery::new(seed)),
+                responder,
                 snapshot: Arc::clone(&snapshot),
                 counters: Arc::new(WorkerCounters::default()),
                 port: config.port,
@@ -317,17 +326,27 @@ impl Server {
         }
     }
 
-    fn has_ended(&self, signals: &SignalFd) -> Result<bool, ServeError> {
+    fn has_ended(&mut self, signals: &SignalFd) -> Result<bool, ServeError> {
         match signals.next().map_err(system("signals"))? {
             Some(signal @ (Signal::Terminate | Signal::Interrupt)) => {
                 info!(?signal, "draining");
                 Ok(true)
             }
             Some(Signal::HangUp) => {
-                warn!("SIGHUP is ignored: restart to read the configuration again");
+                self.reload_keys();
                 Ok(false)
             }
             None => Ok(false),
+        }
+    }
+
+    /// Reads the key file again. If it cannot be used, the keys of before stay: half of the clients locked out would be no
+    /// better than all of them.
+    fn reload_keys(&mut self) {
+        warn!("SIGHUP: only the keys are read again; restart to read the configuration");
+        match load_keys(&self.config) {
+            Ok(keys) => self.crew.set_keys(&keys),
+            Err(error) => error!(%error, "the keys stay as they are"),
         }
     }
 
@@ -480,6 +499,7 @@ pub fn check_machine(config: &Config) -> Result<(), ServeError> {
     let watch = InterfaceWatch::open().map_err(system("listing interfaces"))?;
     check_interfaces(config, watch.view())?;
     access_list(config)?;
+    keys::load(&config.keys)?;
     cores(config).map(drop)
 }
 
@@ -562,6 +582,21 @@ fn access_list(config: &Config) -> Result<AccessList, AccessError> {
     let rules =
         lists.into_iter().flat_map(|(prefixes, action)| prefixes.iter().map(move |prefix| (*prefix, action)));
     AccessList::new(action(access.default), rules)
+}
+
+/// The keys that clients may use.
+fn load_keys(config: &Config) -> Result<Arc<KeyTable>, ServeError> {
+    let all = keys::load(&config.keys)?;
+    if let Some(file) = &config.keys.file {
+        let file = file.display();
+        let weak: Vec<String> =
+            all.iter().filter(|(_, key)| key.is_weak()).map(|(id, _)| id.to_string()).collect();
+        if !weak.is_empty() {
+            warn!(%file, keys = weak.join(", "), "secrets below 80 bits can be found by trying");
+        }
+        info!(%file, keys = all.len(), "keys read");
+    }
+    Ok(Arc::new(keys::for_clients(&config.keys, &all)))
 }
 
 fn dropped_prefixes(access: &AccessList, kod: bool) -> Vec<(ipnet::IpNet, PrefixAction)> {

@@ -10,6 +10,7 @@ use super::counters::Path;
 use super::exchange::{Answering, Exchange, TransmitErrors};
 use super::report::{QueueReport, WorkerReport};
 use super::stamps::BatchClock;
+use crate::auth::KeyTable;
 use crate::datapath::af_xdp::{Link, Port};
 use crate::datapath::udp::UdpPort;
 use crate::serve::{Arrival, Prepared, Refusal};
@@ -46,6 +47,8 @@ pub enum Command {
         /// The interface.
         ifindex: u32,
     },
+    /// Take these keys from the next batch on.
+    SetKeys(Arc<KeyTable>),
     /// Say how things are.
     Report(Sender<WorkerState>),
     /// Answer what has arrived, give everything back, and end.
@@ -382,7 +385,8 @@ impl Worker {
         let transmit_timestamp = clock::realtime().to_ntp();
         for (datagram, prepared) in self.batch.datagrams().zip(self.prepared.drain(..)) {
             if let Some(prepared) = prepared {
-                let sealed = prepared.seal(transmit_timestamp, datagram.payload());
+                let sealed =
+                    prepared.seal(transmit_timestamp, datagram.payload(), self.answering.responder.keys());
                 counters.served(&prepared, sealed);
                 datagram.reply(prepared.length());
             }
@@ -412,6 +416,7 @@ impl Worker {
                     queue.drain(&mut self.exchange, &mut self.answering, deadline);
                 }
             }
+            Command::SetKeys(keys) => self.answering.responder.set_keys(keys),
             Command::Report(to) => {
                 // Nobody waits any more: then nobody wants it.
                 let _ = to.try_send(self.report());

@@ -6,6 +6,7 @@
 
 use super::Refusal;
 use super::respond::{Asker, Prepared, Responder};
+use crate::auth::KeyTable;
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpTimestamp, Timestamp};
 use crate::wire::{Datagram, Frame, is_possible_source};
@@ -32,12 +33,15 @@ impl PreparedFrame {
         &self.prepared
     }
 
-    /// Writes the transmit timestamp and mends the checksum; `bytes` is the frame's buffer. Returns the stamp
-    /// that was written.
-    pub fn seal(self, transmit_time: NtpTimestamp, bytes: &mut [u8]) -> NtpTimestamp {
+    /// Writes the transmit timestamp and the MAC, and mends the checksum; `bytes` is the frame's buffer, `keys` are those
+    /// of the responder. Returns the stamp that was written.
+    pub fn seal(self, transmit_time: NtpTimestamp, bytes: &mut [u8], keys: &KeyTable) -> NtpTimestamp {
         let Some(payload) = bytes.get_mut(self.datagram.payload()) else { return NtpTimestamp::UNKNOWN };
-        let transmit_timestamp = self.prepared.seal(transmit_time, payload);
+        let transmit_timestamp = self.prepared.seal(transmit_time, payload, keys);
         self.datagram.payload_changed(bytes, 0, transmit_timestamp.to_bits());
+        if self.prepared.key().is_some() {
+            self.datagram.payload_filled(bytes, self.prepared.digest());
+        }
         transmit_timestamp
     }
 }

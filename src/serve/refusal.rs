@@ -1,5 +1,6 @@
 //! Why a packet gets no time from us.
 
+use crate::auth::MacError;
 use crate::wire::Malformed;
 use thiserror::Error;
 
@@ -15,9 +16,12 @@ pub enum Refusal {
     /// Not a request: any mode but 3.
     #[error("mode")]
     Mode,
-    /// Carries a MAC, and we have no key to check it with.
+    /// Its MAC is wrong, or no MAC but a crypto-NAK.
     #[error("authentication")]
     Authentication,
+    /// Its MAC is by a key that we do not have, or that clients may not use.
+    #[error("unknown-key")]
+    UnknownKey,
     /// The access list denies the client.
     #[error("denied")]
     Denied,
@@ -40,11 +44,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::Version,
         Self::Mode,
         Self::Authentication,
+        Self::UnknownKey,
         Self::Denied,
         Self::Restricted,
         Self::Dropped,
@@ -52,6 +57,15 @@ impl Refusal {
         Self::Source,
         Self::Frame,
     ];
+}
+
+impl From<MacError> for Refusal {
+    fn from(error: MacError) -> Self {
+        match error {
+            MacError::UnknownKey(_) => Self::UnknownKey,
+            MacError::Mismatch => Self::Authentication,
+        }
+    }
 }
 
 impl From<Malformed> for Refusal {

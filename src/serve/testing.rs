@@ -4,6 +4,7 @@ use super::access::{AccessList, Action};
 use super::clients::{ClientKeying, ClientStatistics, PrefixLengths};
 use super::limit::{Lottery, RateLimiter, RateParameters};
 use super::{Policy, Responder};
+use crate::auth::{Algorithm, Key, KeyId, KeyTable};
 use crate::time::NtpDuration;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -19,16 +20,18 @@ pub struct Setup {
     pub leak: u16,
     /// Are kisses sent?
     pub kod: bool,
+    /// The keys that clients may use.
+    pub keys: KeyTable,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { rules: Vec::new(), limit_interval_seconds: None, leak: 4, kod: false }
+        Self { rules: Vec::new(), limit_interval_seconds: None, leak: 4, kod: false, keys: KeyTable::empty() }
     }
 }
 
 impl Setup {
-    /// Access list, limiter and kisses all on.
+    /// Access list, limiter and kisses all on, and a key of each type.
     #[must_use]
     pub fn strict() -> Self {
         let rule = |octets: [u8; 4], length, action| (IpNet::new_assert(octets.into(), length), action);
@@ -38,7 +41,7 @@ impl Setup {
             rule([10, 99, 2, 0], 24, Action::Restrict),
             rule([10, 99, 3, 0], 24, Action::Drop),
         ];
-        Self { rules, limit_interval_seconds: Some(1), leak: 4, kod: true }
+        Self { rules, limit_interval_seconds: Some(1), leak: 4, kod: true, keys: keys() }
     }
 
     /// The responder, with fixed keys and seeds.
@@ -56,8 +59,21 @@ impl Setup {
             keying: ClientKeying::new(lengths, [1, 2, 3, 4]),
         };
         let statistics = Arc::new(ClientStatistics::new(4096, lengths));
-        Responder::new(policy, statistics, Lottery::new([1, 2]))
+        let mut responder = Responder::new(policy, statistics, Lottery::new([1, 2]));
+        responder.set_keys(Arc::new(self.keys));
+        responder
     }
+}
+
+/// One key of each type: its id is 1 more than its place in [`Algorithm::ALL`], its secret as many octets of that number
+/// as the type takes, or 20.
+#[must_use]
+pub fn keys() -> KeyTable {
+    let key = |(algorithm, number): (Algorithm, u8)| {
+        let secret = vec![number; algorithm.secret_length().unwrap_or(20)];
+        Some((KeyId::new(number.into())?, Key::new(algorithm, &secret).ok()?))
+    };
+    KeyTable::new(Algorithm::ALL.into_iter().zip(1..).filter_map(key)).unwrap_or_default()
 }
 
 /// A request of this version with a transmit timestamp of `0x1122_3344_5566_7788`, and what follows it.

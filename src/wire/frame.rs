@@ -110,6 +110,22 @@ impl Datagram {
             *field = updated_checksum(u16::from_be_bytes(*field), old, new).to_be_bytes();
         }
     }
+
+    /// Mends the UDP checksum after octets of the payload that were zero have been filled. `range` starts at an even
+    /// offset in the payload.
+    #[cold]
+    pub fn payload_filled(self, bytes: &mut [u8], range: Range<usize>) {
+        let payload = usize::from(self.udp) + UDP_LENGTH;
+        let Some((headers, payload)) = bytes.split_at_mut_checked(payload) else { return };
+        let (Some(field), Some(filled)) = (
+            headers.get_mut(usize::from(self.udp) + 6..).and_then(<[u8]>::first_chunk_mut),
+            payload.get(range),
+        ) else {
+            return;
+        };
+        let sum = Checksum::new().add_word(!u16::from_be_bytes(*field)).add_bytes(filled);
+        *field = sum.finish_udp().to_be_bytes();
+    }
 }
 
 /// Where the parts of a frame lie, and who sent it to whom. Made by [`Frame::parse`] from the bytes that the

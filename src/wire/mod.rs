@@ -21,4 +21,4 @@ pub use header::{
     HEADER_LENGTH, Header, KissCode, Leap, Mode, ReferenceId, Version, transmit_timestamp_offset,
 };
 pub use malformed::Malformed;
-pub use packet::{Mac, Packet};
+pub use packet::{KEY_ID_LENGTH, Mac, Packet};

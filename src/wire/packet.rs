@@ -15,6 +15,20 @@ pub struct Mac<'a> {
     pub digest: &'a [u8],
 }
 
+impl Mac<'_> {
+    /// Octets it takes at the end of the packet; all before it is what it signs.
+    #[must_use]
+    pub const fn length(&self) -> usize {
+        KEY_ID_LENGTH + self.digest.len()
+    }
+
+    /// Does it say that an earlier packet of ours could not be authenticated (RFC 5905 section 9.2)?
+    #[must_use]
+    pub const fn is_crypto_nak(&self) -> bool {
+        self.digest.is_empty()
+    }
+}
+
 /// An NTP packet whose form has been checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
@@ -27,9 +41,12 @@ pub struct Packet<'a> {
     pub mac: Option<Mac<'a>>,
 }
 
+/// Octets of a key identifier, which comes before the digest.
+pub const KEY_ID_LENGTH: usize = 4;
+
 /// The longest MAC: key identifier and a SHA-512 digest. Only before version 4, where there are no extension
 /// fields to mistake it for (chronyd sends version 3 with such keys for this reason).
-const LONG_MAC_LENGTH_MAX: usize = 4 + 64;
+const LONG_MAC_LENGTH_MAX: usize = KEY_ID_LENGTH + 64;
 /// Lengths a MAC may have in version 4: bare key identifier, 128-bit and 160-bit digests (RFC 7822 section
 /// 7.5.1.3: at most 24 octets).
 const SHORT_MAC_LENGTHS: [usize; 3] = [4, 20, 24];

@@ -1,5 +1,6 @@
 //! Frames as a network full of clients, mistakes and malice sends them: a whole request first, then perhaps broken.
 
+use crate::mac;
 use crate::random::Random;
 
 /// Room for a packet in a frame of 2048 octets, of which the kernel keeps 256.
@@ -85,7 +86,8 @@ fn payload(random: &mut Random, number: u64) -> Vec<u8> {
                 trailer(random, &mut payload);
             }
         }
-        2 => trailer(random, &mut payload),
+        2 if random.one_in(2) => trailer(random, &mut payload),
+        2 => sign(random, &mut payload),
         3 if random.one_in(8) => payload.truncate(random.below(48)),
         3 if random.one_in(8) => payload.resize(48 + random.below(1600), random.octet()),
         _ => {}
@@ -101,6 +103,17 @@ fn extension_field(random: &mut Random, payload: &mut Vec<u8>) {
     let start = payload.len();
     payload.resize(start + usize::from(length) - 4, 0);
     random.fill(&mut payload[start..]);
+}
+
+/// A MAC that is right as far as the version goes.
+fn sign(random: &mut Random, payload: &mut Vec<u8>) {
+    let number = 1 + random.below(7) as u32;
+    let Some(mut digest) = mac::digest(number, payload) else { return };
+    if payload[0] >> 3 & 7 == 4 {
+        digest.truncate(20);
+    }
+    payload.extend_from_slice(&number.to_be_bytes());
+    payload.extend_from_slice(&digest);
 }
 
 /// A MAC of every length there is, and of lengths that none has.

@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may")]
 
 mod generate;
+mod mac;
 mod random;
 mod reader;
 mod replies;
@@ -296,6 +297,7 @@ fn run(name: &str, setup: Setup, expected: Expected, frames: u64) {
     let tally = &harness.replies.tally;
     assert_eq!((port.tx_full, port.tx_invalid, report.unsent), (0, 0, 0));
     assert_eq!((report.replies, report.kisses.values().sum::<u64>()), (tally.times, tally.kisses));
+    assert_eq!((report.signed_replies, report.crypto_naks), (tally.signed, tally.crypto_naks));
     assert_eq!(report.replies + report.refused(), port.rx_packets);
     let seconds = started.elapsed().as_secs_f64();
     println!(
@@ -305,6 +307,8 @@ fn run(name: &str, setup: Setup, expected: Expected, frames: u64) {
     // A harness that hardly ever gets an answer would prove little.
     assert!(tally.certain > frames / 10 && tally.times >= tally.certain, "{tally:?}");
     assert!(tally.stamped > frames / 16, "{tally:?}");
+    assert!(tally.crypto_naks > frames / 100, "{tally:?}");
+    assert!(tally.signed > frames / 100 || expected == Expected::Everything, "{tally:?}");
 }
 
 fn frames() -> u64 {

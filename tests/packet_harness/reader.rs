@@ -84,8 +84,12 @@ pub fn datagram(frame: &[u8]) -> Option<Datagram<'_>> {
 pub enum Form {
     /// To be answered with time.
     Plain,
-    /// Carries a MAC: no time without a key.
-    Authenticated,
+    /// Ends with a MAC that is right by one of the harness's keys.
+    Signed,
+    /// Ends with any other MAC.
+    Unproven,
+    /// Ends with a crypto-NAK.
+    CryptoNak,
 }
 
 /// A mode 3 request of version 1 to 4 from an address and port that can be answered, to port 123.
@@ -108,13 +112,21 @@ pub fn request<'a>(frame: &'a [u8]) -> Option<(Datagram<'a>, Form)> {
     if payload.len() < 48 || first & 7 != 3 || !(1..=4).contains(&version) {
         return None;
     }
-    let form = form(version, &payload[48..])?;
+    let mac_length = mac_length(version, &payload[48..])?;
+    let (message, mac) = payload.split_at(payload.len() - mac_length);
+    let form = match mac_length {
+        0 => Form::Plain,
+        4 => Form::CryptoNak,
+        _ if crate::mac::is_right(mac, message) => Form::Signed,
+        _ => Form::Unproven,
+    };
     Some((datagram, form))
 }
 
-fn form(version: u8, trailer: &[u8]) -> Option<Form> {
-    let mac = match (version, trailer.len()) {
-        (_, 0) => return Some(Form::Plain),
+/// How long the MAC at the end of the packet is, 0 without one.
+fn mac_length(version: u8, trailer: &[u8]) -> Option<usize> {
+    match (version, trailer.len()) {
+        (_, 0) => Some(0),
         (4, _) => {
             let mut rest = trailer;
             while rest.len() >= 28 {
@@ -124,15 +136,10 @@ fn form(version: u8, trailer: &[u8]) -> Option<Form> {
                 }
                 rest = rest.get(length..)?;
             }
-            match rest.len() {
-                0 => return Some(Form::Plain),
-                4 | 20 | 24 => true,
-                _ => false,
-            }
+            [0, 4, 20, 24].contains(&rest.len()).then_some(rest.len())
         }
-        (_, length) => length % 4 == 0 && length <= 68,
-    };
-    mac.then_some(Form::Authenticated)
+        (_, length) => (length % 4 == 0 && length <= 68).then_some(length),
+    }
 }
 
 /// RFC 1071, pair by pair: the sum of what carries its own checksum is all ones.

@@ -1,5 +1,6 @@
 //! The requests of a round and what became of them.
 
+use crate::mac;
 use crate::reader::{self, Form};
 use std::collections::VecDeque;
 use timeball::snapshot::SystemSnapshot;
@@ -11,6 +12,7 @@ pub struct Request {
     /// By its stamp, on the wire's scale; `None`: without a stamp that can be believed.
     pub arrived: Option<u64>,
     answer: Answer,
+    form: Option<Form>,
 }
 
 /// What may come of a request.
@@ -40,6 +42,9 @@ pub enum Expected {
 pub struct Tally {
     pub times: u64,
     pub kisses: u64,
+    /// Time replies with a MAC.
+    pub signed: u64,
+    pub crypto_naks: u64,
     /// Requests that had to be answered with time.
     pub certain: u64,
     /// Time replies whose receive timestamp was the stamp's.
@@ -89,13 +94,16 @@ impl Replies {
     /// The last request is on its way: what should come of it?
     pub fn expect_one(&mut self) {
         let mut request = self.waiting.pop_back().unwrap();
+        request.form = reader::request(&request.frame).map(|(_, form)| self.seen(form));
         request.answer = self.answer_to(&request.frame);
-        self.tally.certain += u64::from(request.answer == Answer::Time);
+        let proven = request.form != Some(Form::Unproven);
+        self.tally.certain += u64::from(request.answer == Answer::Time && proven);
         self.waiting.push_back(request);
     }
 
     fn answer_to(&mut self, frame: &[u8]) -> Answer {
         let Some((datagram, form)) = reader::request(frame) else { return Answer::None };
+        let form = self.seen(form);
         let kiss = match (self.expected, datagram.source) {
             (Expected::Everything, _) => None,
             (_, [10, 99, 1, 5]) => None,
@@ -104,15 +112,20 @@ impl Replies {
             (_, [10, 99, 3, _]) => return Answer::None,
             _ => None,
         };
-        if kiss.is_none() && form == Form::Authenticated {
+        let before = self.count(datagram.source);
+        if form == Form::CryptoNak || form == Form::Unproven && kiss.is_some() {
             return Answer::None;
         }
-        let before = self.count(datagram.source);
         match kiss {
             Some(code) => Answer::Kiss { code, certain: before < KISS_BURST },
             None if before < BURST => Answer::Time,
             None => Answer::Limited,
         }
+    }
+
+    /// What a form is to a responder that may have no keys.
+    fn seen(&self, form: Form) -> Form {
+        if form == Form::Signed && self.expected == Expected::Everything { Form::Unproven } else { form }
     }
 
     /// How many requests of this client came before; 0 where nobody counts.
@@ -143,12 +156,21 @@ impl Replies {
         };
         let kissed = check_reply(reply, &request, snapshot, round_began);
         match (request.answer, kissed) {
-            (Answer::Time | Answer::Limited, None) => self.tally.times += 1,
-            (Answer::Limited, Some(code)) if code == *b"RATE" => self.tally.kisses += 1,
+            (Answer::Time | Answer::Limited, None) => match request.form {
+                Some(Form::Unproven) => self.tally.crypto_naks += 1,
+                form => {
+                    self.tally.times += 1;
+                    self.tally.signed += u64::from(form == Some(Form::Signed));
+                }
+            },
+            (Answer::Limited, Some(code)) if code == *b"RATE" && request.form != Some(Form::Unproven) => {
+                self.tally.kisses += 1;
+            }
             (Answer::Kiss { code, .. }, Some(sent)) if code == sent => self.tally.kisses += 1,
             (answer, _) => panic!("{kissed:?} for {answer:?}: {reply:02x?} to {:02x?}", request.frame),
         }
-        self.tally.stamped += u64::from(kissed.is_none() && request.arrived.is_some());
+        let time = kissed.is_none() && request.form != Some(Form::Unproven);
+        self.tally.stamped += u64::from(time && request.arrived.is_some());
         self.spare.push(request);
     }
 
@@ -179,6 +201,20 @@ fn is_reply_to(reply: &[u8], request: &[u8]) -> bool {
         && from.payload()[24..32] == to.payload()[40..48]
 }
 
+/// Behind the header: nothing, a MAC as long as the request's, or a crypto-NAK.
+fn check_trailer(payload: &[u8], asked: &[u8], form: Option<Form>, context: impl Fn() -> String) {
+    let (header, trailer) = payload.split_at(48);
+    match form {
+        Some(Form::Signed) => {
+            let mac = &asked[asked.len() - trailer.len()..];
+            assert_eq!(trailer[..4], mac[..4], "not the request's key: {}", context());
+            assert!(mac::is_right(trailer, header), "not signed: {}", context());
+        }
+        Some(Form::Unproven) => assert_eq!(trailer, [0; 4], "no crypto-NAK: {}", context()),
+        _ => assert!(trailer.is_empty(), "{}", context()),
+    }
+}
+
 /// Everything about a reply besides whether it had to come. Returns its kiss code.
 fn check_reply(
     reply: &[u8],
@@ -193,7 +229,7 @@ fn check_reply(
     assert!(reader::checksums_hold(&datagram), "checksum: {}", context());
     let asked = reader::datagram(&request.frame).unwrap();
     let (payload, asked) = (datagram.payload(), asked.payload());
-    assert_eq!(payload.len(), 48, "{}", context());
+    check_trailer(payload, asked, request.form, context);
     assert_eq!(payload[0] & 0x3f, asked[0] & 0x38 | 4, "the request's version, mode 4: {}", context());
     let (received, sent) = (stamp(payload, 32), stamp(payload, 40));
     assert_ne!(received, sent, "{}", context());

@@ -7,6 +7,7 @@ use crate::server::{KEY, sign, verdict};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use timeball::auth::KeyTable;
 use timeball::control::source::{NTP_PORT, SourceConfiguration, SourceId};
 use timeball::control::state::SourceState;
 use timeball::control::{
@@ -226,7 +227,7 @@ impl Daemon {
             receive_timestamp,
             stamp: StampKind::Kernel,
             access: Access::Allowed,
-            authentication: verdict(&datagram.payload, &packet),
+            authentication: verdict(&datagram.payload),
             header: *packet.header,
         };
         self.handle(now, Event::Packet(arrival))
@@ -243,7 +244,11 @@ impl Daemon {
         let mut payload = request.payload.clone();
         let prepared = self.responder.respond(&mut payload, &arrival, &self.snapshot).ok()?;
         payload.truncate(prepared.length());
-        prepared.seal(receive_timestamp + NtpDuration::from_nanoseconds(20_000), &mut payload);
+        prepared.seal(
+            receive_timestamp + NtpDuration::from_nanoseconds(20_000),
+            &mut payload,
+            &KeyTable::empty(),
+        );
         Some(Datagram { from: request.to, to: request.from, payload })
     }
 

@@ -3,41 +3,33 @@
 use crate::clock::Clock;
 use crate::network::Datagram;
 use std::net::{IpAddr, SocketAddr};
-use timeball::control::{Authentication, KeyId};
+use std::sync::LazyLock;
+use timeball::auth::{Algorithm, Authentication, Key, KeyId, KeyTable};
 use timeball::time::{Log2Seconds, NtpDuration, NtpShort, NtpTimestamp};
-use timeball::wire::{HEADER_LENGTH, Header, Leap, Mode, Packet, ReferenceId, Version};
+use timeball::wire::{HEADER_LENGTH, Header, Leap, Mode, ReferenceId, Version};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The key that clients and servers of the simulation share.
 pub const KEY: u32 = 7;
 
-/// The header and a MAC by this key. (A toy hash: the simulation is about what a verdict leads to.)
+/// The keys that everybody knows: the one that is used, and another.
+static KEYS: LazyLock<KeyTable> = LazyLock::new(|| {
+    let key = |number: u32| {
+        let secret = [number as u8; 16];
+        (KeyId::new(number).unwrap(), Key::new(Algorithm::Aes128, &secret).unwrap())
+    };
+    KeyTable::new([key(KEY), key(KEY + 1)]).unwrap()
+});
+
+/// The packet with a MAC by this key.
 pub fn sign(mut packet: Vec<u8>, key: u32) -> Vec<u8> {
-    let digest = toy_digest(&packet, key);
-    packet.extend_from_slice(&key.to_be_bytes());
-    packet.extend_from_slice(&digest);
+    KEYS.append(KeyId::new(key).unwrap(), &mut packet).unwrap();
     packet
 }
 
-fn toy_digest(packet: &[u8], key: u32) -> [u8; 16] {
-    let mut state = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128 ^ u128::from(key);
-    for octet in packet {
-        state = (state ^ u128::from(*octet)).wrapping_mul(0x0100_0000_0000_0000_0000_0000_013b);
-    }
-    state.to_be_bytes()
-}
-
-/// What the shell would say of a packet's MAC.
-pub fn verdict(bytes: &[u8], packet: &Packet<'_>) -> Authentication {
-    let Some(mac) = packet.mac else { return Authentication::None };
-    if mac.digest.is_empty() {
-        return Authentication::CryptoNak;
-    }
-    let signed = &bytes[..bytes.len() - 4 - mac.digest.len()];
-    match KeyId::new(mac.key_id) {
-        Some(key) if toy_digest(signed, mac.key_id) == mac.digest => Authentication::Valid(key),
-        _ => Authentication::Invalid,
-    }
+/// What the shell says of a packet's MAC.
+pub fn verdict(packet: &[u8]) -> Authentication {
+    KEYS.verify(packet)
 }
 
 /// What is wrong with a server's replies. Each carries a time that is wrong, too.

@@ -103,7 +103,7 @@ fn requests(out: &mut Exposition, paths: &[(&str, &PathReport)]) {
     paths.iter().for_each(|(name, path)| replies.sample(&[("path", name)], path.replies));
     let mut refusals = out.counter(
         "timeball_refusals_total",
-        "Requests that got no time, by reason; those told so by a kiss are among them.",
+        "Requests that got no time, by reason; those told so by a kiss or a crypto-NAK are among them.",
     );
     for (name, path) in paths {
         for reason in Refusal::ALL.map(|refusal| refusal.to_string()) {
@@ -111,6 +111,13 @@ fn requests(out: &mut Exposition, paths: &[(&str, &PathReport)]) {
             refusals.sample(&[("path", name), ("reason", &reason)], count);
         }
     }
+    let mut signed = out.counter("timeball_signed_replies_total", "Replies with a MAC that tell the time.");
+    paths.iter().for_each(|(name, path)| signed.sample(&[("path", name)], path.signed_replies));
+    let mut naks = out.counter(
+        "timeball_crypto_naks_total",
+        "Replies to requests with a wrong MAC or an unknown key, which say so.",
+    );
+    paths.iter().for_each(|(name, path)| naks.sample(&[("path", name)], path.crypto_naks));
     let mut kisses = out.counter("timeball_kisses_total", "Kiss-o'-Death packets, by code.");
     for (name, path) in paths {
         for code in KISS_CODES.map(|code| code.reference_id().to_string()) {
