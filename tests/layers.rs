@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, the modules it may import, and whether it is deterministic.
-const LAYERS: [(&str, &[&str], bool); 13] = [
+const LAYERS: [(&str, &[&str], bool); 14] = [
     ("time", &[], true),
     ("wire", &["time"], true),
     ("sys", &["time"], false),
@@ -18,7 +18,7 @@ const LAYERS: [(&str, &[&str], bool); 13] = [
     ("snapshot", &["time", "wire"], true),
     ("metrics", &[], false),
     ("serve", &["time", "wire", "auth", "snapshot", "metrics"], true),
-    ("control", &["time", "wire"], true),
+    ("control", &["time", "wire", "auth", "snapshot"], true),
     ("clock", &["time", "wire", "sys", "snapshot"], false),
     ("config", &["time", "wire", "auth", "serve"], false),
     ("datapath", &["time", "wire", "sys", "metrics"], false),

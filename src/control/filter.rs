@@ -156,6 +156,23 @@ impl ClockFilter {
         self.used = None;
     }
 
+    /// Our clock's frequency was changed at `now` by this (positive: faster): from now on the samples say what they
+    /// would have said if it had always run so. Otherwise every change of the frequency would look like
+    /// jitter until the last older sample is gone, and the best sample would mislead if it is an old one.
+    pub fn on_frequency_change(&mut self, now: Timestamp<Monotonic>, change: Ppm) {
+        let retold = |sample: Sample| {
+            // The clock reads now what it reads; before, it would have read less by this.
+            let less = (now - sample.time) * change;
+            Sample { offset: sample.offset + less, ..sample }
+        };
+        self.stages = self.stages.map(|stage| stage.map(retold));
+        if let Some(mut used) = self.used.take() {
+            used.sample = retold(used.sample);
+            used.jitter = self.jitter_about(used.sample.offset);
+            self.used = Some(used);
+        }
+    }
+
     fn shift(&mut self, sample: Option<Sample>) {
         self.stages.rotate_right(1);
         self.stages[0] = sample;

@@ -268,3 +268,25 @@ proptest! {
         }
     }
 }
+
+/// A clock that ran 100 ppm fast and was then set right: the samples say what they would have said if it had been
+/// right all along, so that neither the choice of an old one nor the jitter is disturbed.
+#[test]
+fn a_change_of_the_frequency_is_told_to_the_samples() {
+    let mut filter = ClockFilter::new(PRECISION);
+    let at = |seconds: i64| Timestamp::from_nanoseconds(seconds * 1_000_000_000);
+    for poll in 0..8 {
+        let drifted = NtpDuration::from_nanoseconds(-100_000 * 64 * poll);
+        let delay = NtpDuration::from_nanoseconds(1_000_000 + poll);
+        let dispersion = NtpDuration::from_nanoseconds(1000);
+        filter.insert(Sample { offset: drifted, delay, dispersion, time: at(64 * poll) });
+    }
+    let now = at(64 * 7);
+    let before = filter.estimate(now).unwrap();
+    assert!(before.jitter.seconds() > 20e-3, "{}", before.jitter);
+    filter.on_frequency_change(now, Ppm::from_ppm(-100.0));
+    let after = filter.estimate(now).unwrap();
+    assert_eq!(after.time, before.time);
+    assert!((after.offset.seconds() - -44.8e-3).abs() < 1e-6, "{}: the offset of now", after.offset);
+    assert!(after.jitter.seconds() < 2e-6, "{}", after.jitter);
+}

@@ -1,0 +1,324 @@
+//! The controller's configured sources: which addresses they have, and which associations come and go with them.
+
+use super::super::action::Action;
+use super::super::agenda::Due;
+use super::super::association::{Association, Role, Traffic};
+use super::super::client::Client;
+use super::super::event::{AssociationId, InterfaceIndex};
+use super::super::filter::ClockFilter;
+use super::super::kiss::Kiss;
+use super::super::news::{Farewell, News};
+use super::super::poll::PollProcess;
+use super::super::source::{POOL_MEMBERS_MAX, Place, SourceConfiguration, SourceId, SourceKind};
+use super::super::state::SourceState;
+use super::system::FIRST_POLL_SPREAD;
+use super::{ASSOCIATIONS_MAX, Controller, SOURCES_MAX};
+use crate::time::{Log2Seconds, Monotonic, Timestamp};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// An association whose name may lead to a better address is given up for one after so many polls without use: the
+/// length of the reach register.
+const USELESS_POLLS: u8 = 8;
+/// Between two lookups of one name, at first; twice as long after each that brought nothing better, ...
+const LOOKUP_INTERVAL: Log2Seconds = Log2Seconds(6);
+/// ... up to an hour.
+const LOOKUP_INTERVAL_MAX: Log2Seconds = Log2Seconds(12);
+/// The most addresses taken from one lookup: an answer of the DNS over UDP has room for some 28.
+const ADDRESSES_MAX: usize = 32;
+/// The most addresses of one source remembered as refusing us, or as tried.
+const REMEMBERED_MAX: usize = 64;
+
+/// A configured source and what became of it.
+#[derive(Clone, Debug)]
+pub struct SourceEntry {
+    configuration: SourceConfiguration,
+    members: Vec<AssociationId>,
+    is_looking_up: bool,
+    /// Lookups in a row that brought nothing better.
+    vain_lookups: i8,
+    /// Who said DENY or RSTR: not to be asked again (RFC 5905 section 7.4a).
+    refusing: VecDeque<(SocketAddr, Kiss)>,
+    /// Who was given up; taken again only when there is nobody else.
+    tried: VecDeque<SocketAddr>,
+}
+
+impl SourceEntry {
+    fn new(configuration: SourceConfiguration) -> Self {
+        Self {
+            configuration,
+            members: Vec::new(),
+            is_looking_up: false,
+            vain_lookups: 0,
+            refusing: VecDeque::new(),
+            tried: VecDeque::new(),
+        }
+    }
+
+    /// As configured.
+    #[must_use]
+    pub const fn configuration(&self) -> &SourceConfiguration {
+        &self.configuration
+    }
+
+    /// Its associations.
+    #[must_use]
+    pub fn members(&self) -> &[AssociationId] {
+        &self.members
+    }
+
+    /// The servers that refuse us, the latest last, and how they said so.
+    pub fn refusing(&self) -> impl Iterator<Item = (SocketAddr, Kiss)> {
+        self.refusing.iter().copied()
+    }
+
+    /// Is its name being looked up?
+    #[must_use]
+    pub const fn is_looking_up(&self) -> bool {
+        self.is_looking_up
+    }
+
+    /// How many associations it shall have.
+    fn wanted(&self) -> usize {
+        match self.configuration.kind {
+            SourceKind::Server => 1,
+            SourceKind::Pool(members) => usize::from(members.clamp(1, POOL_MEMBERS_MAX)),
+        }
+    }
+
+    fn refuses(&self, remote: SocketAddr) -> bool {
+        self.refusing.iter().any(|(address, _)| *address == remote)
+    }
+}
+
+fn remember<T>(memory: &mut VecDeque<T>, item: T) {
+    if memory.len() == REMEMBERED_MAX {
+        memory.pop_front();
+    }
+    memory.push_back(item);
+}
+
+/// Can a server have this address at all?
+fn is_server_address(remote: SocketAddr) -> bool {
+    let ip = remote.ip().to_canonical();
+    remote.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+impl Controller {
+    /// A new source, or another configuration of one.
+    pub(super) fn add_source(&mut self, source: SourceId, configuration: SourceConfiguration) {
+        self.remove_source(source);
+        if self.sources.len() >= SOURCES_MAX {
+            return self.report(None, News::TableFull);
+        }
+        let place = configuration.place.clone();
+        self.sources.insert(source, SourceEntry::new(configuration));
+        self.review_poll_range();
+        match place {
+            Place::Address(remote) => _ = self.mobilise(source, remote),
+            Place::Name(..) => self.look_up(source),
+        }
+    }
+
+    pub(super) fn remove_source(&mut self, source: SourceId) {
+        let Some(entry) = self.sources.get(&source) else { return };
+        for member in entry.members.clone() {
+            self.demobilise(member, Farewell::Removed);
+        }
+        self.sources.remove(&source);
+        self.agenda.set(Due::Lookup(source), None);
+        self.review_poll_range();
+        self.select();
+    }
+
+    /// Asks for a source's addresses, unless that was asked already.
+    pub(super) fn look_up(&mut self, source: SourceId) {
+        let Some(entry) = self.sources.get_mut(&source) else { return };
+        let Place::Name(name, _) = &entry.configuration.place else { return };
+        if !entry.is_looking_up {
+            entry.is_looking_up = true;
+            let (name, instance) = (name.clone(), entry.configuration.instance);
+            self.actions.push(Action::Resolve { source, instance, name });
+        }
+    }
+
+    /// The addresses of a source's name, or none.
+    pub(super) fn on_resolved(&mut self, source: SourceId, addresses: &[IpAddr]) {
+        let Some(entry) = self.sources.get_mut(&source) else { return };
+        let Place::Name(_, port) = entry.configuration.place else { return };
+        if !entry.is_looking_up {
+            return;
+        }
+        entry.is_looking_up = false;
+        let remotes: Vec<SocketAddr> =
+            addresses.iter().take(ADDRESSES_MAX).map(|&address| SocketAddr::new(address, port)).collect();
+        if remotes.is_empty() {
+            self.report(None, News::NotResolved);
+        }
+        self.fill(source, &remotes);
+        self.plan_lookup(source);
+    }
+
+    /// Takes as many of these addresses as the source has need of: for members it lacks, then for those of no use.
+    fn fill(&mut self, source: SourceId, remotes: &[SocketAddr]) {
+        let mut fresh = self.fresh(source, remotes);
+        if fresh.is_empty()
+            && let Some(entry) = self.sources.get_mut(&source)
+        {
+            entry.tried.clear();
+            fresh = self.fresh(source, remotes);
+        }
+        for remote in fresh {
+            let Some(entry) = self.sources.get(&source) else { return };
+            if entry.members.len() >= entry.wanted() {
+                let Some(useless) = self.useless_member(source) else { return };
+                self.demobilise(useless, Farewell::Replaced);
+            }
+            if self.mobilise(source, remote).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Those of these addresses that are no member anywhere, do not refuse us, and were not given up lately.
+    fn fresh(&self, source: SourceId, remotes: &[SocketAddr]) -> Vec<SocketAddr> {
+        let Some(entry) = self.sources.get(&source) else { return Vec::new() };
+        let instance = entry.configuration.instance;
+        let is_fresh = |remote: &SocketAddr| {
+            is_server_address(*remote)
+                && !self.servers.contains_key(&(instance, *remote))
+                && !entry.refuses(*remote)
+                && !entry.tried.contains(remote)
+        };
+        let mut fresh: Vec<SocketAddr> = Vec::new();
+        for remote in remotes.iter().filter(|remote| is_fresh(remote)) {
+            if !fresh.contains(remote) {
+                fresh.push(*remote);
+            }
+        }
+        fresh
+    }
+
+    fn useless_member(&self, source: SourceId) -> Option<AssociationId> {
+        let members = &self.sources.get(&source)?.members;
+        let worst = members.iter().filter_map(|id| self.associations.get(id));
+        worst
+            .filter(|association| association.useless_polls >= USELESS_POLLS)
+            .max_by_key(|association| (association.useless_polls, association.id))
+            .map(|association| association.id)
+    }
+
+    /// Looks a name up again later, if its source still wants for something.
+    fn plan_lookup(&mut self, source: SourceId) {
+        let wants_more = self.useless_member(source).is_some();
+        let now = self.now.monotonic;
+        let Some(entry) = self.sources.get_mut(&source) else { return };
+        if entry.members.len() >= entry.wanted() && !wants_more {
+            entry.vain_lookups = 0;
+            return;
+        }
+        let interval = Log2Seconds(LOOKUP_INTERVAL.0 + entry.vain_lookups).min(LOOKUP_INTERVAL_MAX);
+        entry.vain_lookups = entry.vain_lookups.saturating_add(1).min(LOOKUP_INTERVAL_MAX.0);
+        self.agenda.set(Due::Lookup(source), Some(now + interval.to_duration()));
+    }
+
+    /// At each poll: has the association been of no use for long, and does its name perhaps lead elsewhere?
+    pub(super) fn review_usefulness(&mut self, id: AssociationId) {
+        let Some(association) = self.associations.get_mut(&id) else { return };
+        let is_useless = match association.state {
+            SourceState::Falseticker { .. } => true,
+            // As long as nobody knows who is right, nobody is wrong; and noselect is not its fault.
+            SourceState::NotSelectable => false,
+            state => state < SourceState::WaitingForMeasurements,
+        };
+        association.useless_polls = if is_useless { association.useless_polls.saturating_add(1) } else { 0 };
+        let (source, is_long) = (association.source, association.useless_polls >= USELESS_POLLS);
+        let is_named = self
+            .sources
+            .get(&source)
+            .is_some_and(|entry| matches!(entry.configuration.place, Place::Name(..)));
+        if is_long && is_named && !self.agenda.has(Due::Lookup(source)) {
+            self.agenda.set(Due::Lookup(source), Some(self.now.monotonic));
+        }
+    }
+
+    fn mobilise(&mut self, source: SourceId, remote: SocketAddr) -> Option<AssociationId> {
+        let entry = self.sources.get_mut(&source)?;
+        let place = (entry.configuration.instance, remote);
+        if self.servers.contains_key(&place) {
+            self.report(None, News::AlreadySource { remote });
+            return None;
+        }
+        let next = self.last_association.checked_add(1);
+        let Some(number) = next.filter(|_| self.associations.len() < ASSOCIATIONS_MAX) else {
+            self.report(None, News::TableFull);
+            return None;
+        };
+        self.last_association = number;
+        let id = AssociationId(number);
+        entry.members.push(id);
+        let first_poll = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
+        let association =
+            new_association(id, source, remote, &entry.configuration, first_poll, self.options.precision);
+        self.associations.insert(id, association);
+        self.servers.insert(place, id);
+        self.report(Some(id), News::Mobilised { remote });
+        self.plan(id);
+        Some(id)
+    }
+
+    /// Dissolves an association. Selection is the caller's to run.
+    pub(super) fn demobilise(&mut self, id: AssociationId, reason: Farewell) {
+        let Some(mut association) = self.associations.remove(&id) else { return };
+        let open = match &mut association.role {
+            Role::Client(client) => client.close(),
+        };
+        self.actions.extend(open.map(Action::CloseSocket));
+        self.servers.remove(&(association.instance, association.remote));
+        self.agenda.set(Due::Association(id), None);
+        let remote = association.remote;
+        if let Some(entry) = self.sources.get_mut(&association.source) {
+            entry.members.retain(|member| *member != id);
+            match reason {
+                Farewell::Kissed(kiss) => {
+                    remember(&mut entry.refusing, (remote, kiss));
+                    if matches!(entry.configuration.place, Place::Name(..)) {
+                        self.agenda.set(Due::Lookup(association.source), Some(self.now.monotonic));
+                    }
+                }
+                Farewell::Replaced => remember(&mut entry.tried, remote),
+                Farewell::Removed => {}
+            }
+        }
+        self.report(Some(id), News::Demobilised { remote, reason });
+    }
+}
+
+fn new_association(
+    id: AssociationId,
+    source: SourceId,
+    remote: SocketAddr,
+    configuration: &SourceConfiguration,
+    first_poll: Timestamp<Monotonic>,
+    precision: Log2Seconds,
+) -> Association {
+    Association {
+        id,
+        source,
+        instance: configuration.instance,
+        interface: InterfaceIndex(0),
+        remote,
+        local: None,
+        key: configuration.key,
+        options: configuration.options,
+        role: Role::Client(Client::default()),
+        poll: PollProcess::new(configuration.poll, first_poll),
+        filter: ClockFilter::new(precision),
+        peer: None,
+        last_sample: None,
+        kiss: None,
+        state: SourceState::Unreachable,
+        traffic: Traffic::default(),
+        useless_polls: 0,
+    }
+}

@@ -1,0 +1,98 @@
+//! Reference ids: the 32 bits that tell others whom we follow, and us who follows us (RFC 5905 section 7.3).
+//!
+//! The one idea a newcomer lacks: an IPv4 address fits, an IPv6 address does not, so the first four octets of its MD5
+//! digest stand for it. That is a name and no protection; two addresses may share one.
+
+use super::select::Loop;
+use crate::wire::ReferenceId;
+use md5::{Digest, Md5};
+use std::net::IpAddr;
+
+/// The reference id of a host that follows the server at this address.
+#[must_use]
+pub fn reference_id(address: IpAddr) -> ReferenceId {
+    match address.to_canonical() {
+        IpAddr::V4(address) => ReferenceId(address.octets()),
+        IpAddr::V6(address) => {
+            let digest = Md5::digest(address.octets());
+            let [a, b, c, d, ..] = digest.0;
+            ReferenceId([a, b, c, d])
+        }
+    }
+}
+
+/// What a source says about whom it follows, and who we are to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Followed {
+    /// Its stratum; at stratum 1 the reference id is a name and no address.
+    pub stratum: u8,
+    /// Its reference id.
+    pub reference_id: ReferenceId,
+    /// Its address.
+    pub remote: IpAddr,
+    /// Our address, as it sees it.
+    pub local: IpAddr,
+}
+
+/// RFC 5905 A.5.5.3: does the source follow us, or the system peer? Or is it ourselves? `system_peer` is the
+/// address of our system peer, if that is another source.
+#[must_use]
+pub fn find_loop(source: &Followed, system_peer: Option<IpAddr>) -> Loop {
+    if source.remote == source.local {
+        return Loop::FollowsUs;
+    }
+    if source.stratum < 2 {
+        return Loop::None;
+    }
+    if source.reference_id == reference_id(source.local) {
+        return Loop::FollowsUs;
+    }
+    match system_peer {
+        Some(peer) if reference_id(peer) == source.reference_id => Loop::FollowsSystemPeer,
+        _ => Loop::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// RFC 5905 section 7.3: the IPv4 address, or the first four octets of the MD5 digest of the IPv6 address.
+    #[test]
+    fn reference_ids_are_addresses_or_digests_of_them() {
+        assert_eq!(reference_id(address("10.99.0.1")), ReferenceId([10, 99, 0, 1]));
+        assert_eq!(reference_id(address("::ffff:10.99.0.1")), ReferenceId([10, 99, 0, 1]));
+        // md5sum of the 16 octets.
+        assert_eq!(reference_id(address("fd99::1")), ReferenceId(MD5_OF_FD99_1));
+    }
+
+    const MD5_OF_FD99_1: [u8; 4] = [0x08, 0x27, 0xd2, 0x8b];
+
+    /// RFC 5905 A.5.5.3: the source's reference id is our address, or that of our system peer.
+    #[test]
+    fn loops_are_found_by_the_reference_id() {
+        let (us, them, peer) = (address("10.99.0.1"), address("10.99.0.2"), address("10.99.0.3"));
+        let source = |stratum, id| Followed { stratum, reference_id: id, remote: them, local: us };
+        let table = [
+            (source(2, reference_id(us)), Loop::FollowsUs),
+            (source(15, reference_id(us)), Loop::FollowsUs),
+            (source(2, reference_id(peer)), Loop::FollowsSystemPeer),
+            (source(2, reference_id(them)), Loop::None),
+            (source(1, reference_id(us)), Loop::None),
+            (source(1, reference_id(peer)), Loop::None),
+        ];
+        for (source, expected) in table {
+            assert_eq!(find_loop(&source, Some(peer)), expected, "{source:?}");
+        }
+        assert_eq!(find_loop(&source(2, reference_id(peer)), None), Loop::None, "no system peer");
+        let ourselves = Followed { remote: us, ..source(1, ReferenceId(*b"GPS\0")) };
+        assert_eq!(find_loop(&ourselves, None), Loop::FollowsUs);
+        let (six, other) = (address("fd99::1"), address("fd99::2"));
+        let source = Followed { stratum: 3, reference_id: reference_id(six), remote: other, local: six };
+        assert_eq!(find_loop(&source, None), Loop::FollowsUs);
+    }
+}

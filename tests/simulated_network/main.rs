@@ -1,0 +1,22 @@
+//! A simulated network: hosts with clocks of their own, wires that lose, delay, duplicate and reorder, and the very
+//! controller that runs in the daemon. Hours pass in milliseconds, and a seed repeats a run.
+//!
+//! A scenario is the few values that differ from [`scenario::Scenario::default`].
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test may")]
+
+mod clock;
+mod daemon;
+mod network;
+mod random;
+mod scenario;
+mod server;
+mod world;
+
+mod falsetickers;
+mod faulty;
+mod following;
+mod kisses;
+mod one_server;
+mod pools;
+mod replay;

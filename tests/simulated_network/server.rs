@@ -1,0 +1,225 @@
+//! Servers that need no controller: right, wrong, or faulty in a way that has a name.
+
+use crate::clock::Clock;
+use crate::network::Datagram;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
+use timeball::auth::{Algorithm, Authentication, Key, KeyId, KeyTable};
+use timeball::time::{Log2Seconds, NtpDuration, NtpShort, NtpTimestamp};
+use timeball::wire::{HEADER_LENGTH, Header, Leap, Mode, ReferenceId, Version};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// The key that clients and servers of the simulation share.
+pub const KEY: u32 = 7;
+
+/// The keys that everybody knows: the one that is used, and another.
+static KEYS: LazyLock<KeyTable> = LazyLock::new(|| {
+    let key = |number: u32| {
+        let secret = [number as u8; 16];
+        (KeyId::new(number).unwrap(), Key::new(Algorithm::Aes128, &secret).unwrap())
+    };
+    KeyTable::new([key(KEY), key(KEY + 1)]).unwrap()
+});
+
+/// The packet with a MAC by this key.
+pub fn sign(mut packet: Vec<u8>, key: u32) -> Vec<u8> {
+    KEYS.append(KeyId::new(key).unwrap(), &mut packet).unwrap();
+    packet
+}
+
+/// What the shell says of a packet's MAC.
+pub fn verdict(packet: &[u8]) -> Authentication {
+    KEYS.verify(packet)
+}
+
+/// What is wrong with a server's replies. Each carries a time that is wrong, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    WrongOrigin,
+    ZeroOrigin,
+    RepeatedOrigin,
+    ZeroReceive,
+    ZeroTransmit,
+    LeapUnsynchronised,
+    StratumZero,
+    Stratum(u8),
+    HugeRootDispersion,
+    HugeRootDelay,
+    ReferenceInTheFuture,
+    WrongPort,
+    WrongAddress,
+    Mode(u8),
+    Version(u8),
+    Short,
+    MalformedExtension,
+    BadMac,
+    MissingMac,
+    OtherKey,
+    CryptoNak,
+    Replay,
+    /// A kiss whose origin timestamp is wrong: from somebody who cannot see our requests.
+    ForgedKiss([u8; 4]),
+    /// A kiss that is as it should be.
+    Kiss([u8; 4]),
+    Silence,
+}
+
+/// Where the faulty packet stands among the good ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement {
+    /// In place of the good reply.
+    Instead,
+    /// Before it, as from an attacker who is nearer.
+    Before,
+    /// After it.
+    After,
+}
+
+/// A server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub address: IpAddr,
+    pub clock: Clock,
+    /// Seconds that its time is wrong by; positive: ahead.
+    pub lie: f64,
+    pub stratum: u8,
+    pub reference_id: ReferenceId,
+    /// The fault, if it has one now.
+    pub fault: Option<(Fault, Placement)>,
+    /// The key it signs with, if any.
+    pub key: Option<u32>,
+    pub requests: Vec<i64>,
+    last_origin: NtpTimestamp,
+    first_reply: Option<Vec<u8>>,
+}
+
+/// By how much a faulty reply lies about the time.
+const FAULTY_LIE: f64 = 0.07;
+
+impl Server {
+    pub fn new(address: IpAddr, clock: Clock) -> Self {
+        Self {
+            address,
+            clock,
+            lie: 0.0,
+            stratum: 1,
+            reference_id: ReferenceId(*b"GPS\0"),
+            fault: None,
+            key: None,
+            requests: Vec::new(),
+            last_origin: NtpTimestamp::from_bits(0x1234_5678),
+            first_reply: None,
+        }
+    }
+
+    pub fn receive(&mut self, now: i64, datagram: &Datagram) -> Vec<Datagram> {
+        let Ok((request, _)) = Header::read_from_prefix(&datagram.payload) else { return Vec::new() };
+        if request.mode() != Mode::Client || datagram.to.port() != 123 {
+            return Vec::new();
+        }
+        self.requests.push(now);
+        let answer = |payload| Datagram { from: datagram.to, to: datagram.from, payload };
+        let good = self.signed(self.reply(now, &request, self.lie));
+        let Some((fault, placement)) = self.fault else {
+            self.first_reply.get_or_insert_with(|| good.clone());
+            self.last_origin = request.transmit_timestamp();
+            return vec![answer(good)];
+        };
+        let bad = self.faulty(now, &request, fault);
+        self.first_reply.get_or_insert_with(|| good.clone());
+        self.last_origin = request.transmit_timestamp();
+        let mut bad: Vec<Datagram> = bad.into_iter().map(answer).collect();
+        for datagram in &mut bad {
+            match fault {
+                Fault::WrongPort => datagram.from.set_port(124),
+                Fault::WrongAddress => datagram.from = SocketAddr::new([10, 99, 9, 9].into(), 123),
+                _ => {}
+            }
+        }
+        match placement {
+            Placement::Instead => bad,
+            Placement::Before => bad.into_iter().chain([answer(good)]).collect(),
+            Placement::After => [answer(good)].into_iter().chain(bad).collect(),
+        }
+    }
+
+    fn signed(&self, header: Header) -> Vec<u8> {
+        let bytes = header.as_bytes().to_vec();
+        match self.key {
+            Some(key) => sign(bytes, key),
+            None => bytes,
+        }
+    }
+
+    fn reply(&self, now: i64, request: &Header, lie: f64) -> Header {
+        let mut clock = self.clock.clone();
+        let time = clock.read(now).to_ntp() + NtpDuration::from_nanoseconds((lie * 1e9) as i64);
+        let mut reply = Header::new(Leap::None, Version::V4, Mode::Server);
+        reply.stratum = self.stratum;
+        reply.set_poll(request.poll());
+        reply.set_precision(Log2Seconds(-24));
+        reply.reference_id = self.reference_id;
+        reply.set_reference_timestamp(time - NtpDuration::from_seconds(16));
+        reply.set_origin_timestamp(request.transmit_timestamp());
+        reply.set_receive_timestamp(time);
+        reply.set_transmit_timestamp(time + NtpDuration::from_nanoseconds(10_000));
+        reply
+    }
+
+    fn faulty(&self, now: i64, request: &Header, fault: Fault) -> Vec<Vec<u8>> {
+        let mut reply = self.reply(now, request, FAULTY_LIE);
+        let zero = NtpTimestamp::UNKNOWN;
+        let wrong_origin = request.transmit_timestamp() + NtpDuration::from_bits(1);
+        let with_kiss = |mut reply: Header, code: [u8; 4]| {
+            reply.stratum = 0;
+            reply.reference_id = ReferenceId(code);
+            reply.as_mut_bytes()[0] |= 0xc0;
+            reply
+        };
+        match fault {
+            Fault::WrongOrigin => reply.set_origin_timestamp(wrong_origin),
+            Fault::ZeroOrigin => reply.set_origin_timestamp(zero),
+            Fault::RepeatedOrigin => reply.set_origin_timestamp(self.last_origin),
+            Fault::ZeroReceive => reply.set_receive_timestamp(zero),
+            Fault::ZeroTransmit => reply.set_transmit_timestamp(zero),
+            Fault::LeapUnsynchronised => reply.as_mut_bytes()[0] |= 0xc0,
+            Fault::StratumZero => reply.stratum = 0,
+            Fault::Stratum(stratum) => reply.stratum = stratum,
+            Fault::HugeRootDispersion => reply.set_root_dispersion(NtpShort::MAX),
+            Fault::HugeRootDelay => reply.set_root_delay(NtpShort::MAX),
+            Fault::ReferenceInTheFuture => {
+                reply.set_reference_timestamp(reply.transmit_timestamp() + NtpDuration::from_seconds(5));
+            }
+            Fault::WrongPort | Fault::WrongAddress => {}
+            Fault::Mode(mode) => reply.as_mut_bytes()[0] = reply.as_bytes()[0] & !7 | mode,
+            Fault::Version(version) => reply.as_mut_bytes()[0] = reply.as_bytes()[0] & !0x38 | version << 3,
+            Fault::Short => return vec![self.signed(reply)[..HEADER_LENGTH - 1].to_vec()],
+            Fault::MalformedExtension => {
+                let mut bytes = reply.as_bytes().to_vec();
+                bytes.extend_from_slice(&[1, 4, 0, 7]);
+                bytes.resize(HEADER_LENGTH + 32, 0);
+                return vec![bytes];
+            }
+            Fault::BadMac => {
+                let mut bytes = sign(reply.as_bytes().to_vec(), KEY);
+                *bytes.last_mut().unwrap() ^= 1;
+                return vec![bytes];
+            }
+            Fault::MissingMac => return vec![reply.as_bytes().to_vec()],
+            Fault::OtherKey => return vec![sign(reply.as_bytes().to_vec(), KEY + 1)],
+            Fault::CryptoNak => {
+                let mut bytes = reply.as_bytes().to_vec();
+                bytes.extend_from_slice(&[0; 4]);
+                return vec![bytes];
+            }
+            Fault::Replay => return self.first_reply.iter().cloned().collect(),
+            Fault::ForgedKiss(code) => {
+                reply.set_origin_timestamp(wrong_origin);
+                reply = with_kiss(reply, code);
+            }
+            Fault::Kiss(code) => reply = with_kiss(reply, code),
+            Fault::Silence => return Vec::new(),
+        }
+        vec![self.signed(reply)]
+    }
+}

@@ -1,0 +1,200 @@
+//! The world: true time, hosts, and what is under way between them.
+
+use crate::daemon::{Daemon, Wish};
+use crate::network::{Datagram, Way};
+use crate::random::Random;
+use crate::server::Server;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use timeball::control::Event;
+use timeball::control::source::SourceId;
+use timeball::time::{Monotonic, Timestamp};
+
+/// What runs on a host.
+#[derive(Debug)]
+pub enum Node {
+    Daemon(Box<Daemon>),
+    Server(Server),
+}
+
+/// A host and its wire.
+#[derive(Debug)]
+pub struct Host {
+    pub node: Node,
+    /// From the host into the network, and back.
+    pub outbound: Way,
+    pub inbound: Way,
+}
+
+impl Host {
+    fn address(&self) -> IpAddr {
+        match &self.node {
+            Node::Daemon(daemon) => daemon.address,
+            Node::Server(server) => server.address,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Item {
+    Deliver(Datagram),
+    Wake(usize, Timestamp<Monotonic>),
+    Resolved(usize, SourceId, Arc<str>),
+}
+
+/// The world.
+#[derive(Debug)]
+pub struct World {
+    /// True time in nanoseconds since the run began.
+    pub now: i64,
+    pub hosts: Vec<Host>,
+    /// What names lead to.
+    pub names: BTreeMap<&'static str, Vec<IpAddr>>,
+    pub random: Random,
+    due: BinaryHeap<Reverse<(i64, u64)>>,
+    items: BTreeMap<u64, Item>,
+    number: u64,
+}
+
+/// How long a name lookup takes, in nanoseconds.
+const LOOKUP: i64 = 30_000_000;
+
+impl World {
+    pub const fn new(random: Random) -> Self {
+        Self {
+            now: 0,
+            hosts: Vec::new(),
+            names: BTreeMap::new(),
+            random,
+            due: BinaryHeap::new(),
+            items: BTreeMap::new(),
+            number: 0,
+        }
+    }
+
+    fn schedule(&mut self, time: i64, item: Item) {
+        self.number += 1;
+        self.due.push(Reverse((time.max(self.now), self.number)));
+        self.items.insert(self.number, item);
+    }
+
+    /// Does what a daemon wished.
+    pub fn grant(&mut self, host: usize, wishes: Vec<Wish>) {
+        for wish in wishes {
+            match wish {
+                Wish::Send(datagram) => self.send(datagram),
+                Wish::Wake(asked) => {
+                    let now = self.now;
+                    let left = asked.nanoseconds_since(self.daemon(host).clock.monotonic(now)).max(0);
+                    self.schedule(now + left + 1, Item::Wake(host, asked));
+                }
+                Wish::Resolve(source, name) => {
+                    self.schedule(self.now + LOOKUP, Item::Resolved(host, source, name));
+                }
+            }
+        }
+    }
+
+    /// Lets a datagram travel.
+    pub fn send(&mut self, datagram: Datagram) {
+        let way = |address: IpAddr, way: fn(&Host) -> Way| {
+            self.hosts.iter().find(|host| host.address() == address).map_or(Way::IDEAL, way)
+        };
+        let outbound = way(datagram.from.ip(), |host| host.outbound);
+        let inbound = way(datagram.to.ip(), |host| host.inbound);
+        for out in outbound.carry(&mut self.random) {
+            for into in inbound.carry(&mut self.random) {
+                let travel = ((out + into) * 1e9) as i64;
+                self.schedule(self.now + travel, Item::Deliver(datagram.clone()));
+            }
+        }
+    }
+
+    pub fn daemon(&mut self, host: usize) -> &mut Daemon {
+        match &mut self.hosts[host].node {
+            Node::Daemon(daemon) => daemon,
+            Node::Server(_) => panic!("host {host} is a server"),
+        }
+    }
+
+    pub fn server(&mut self, host: usize) -> &mut Server {
+        match &mut self.hosts[host].node {
+            Node::Server(server) => server,
+            Node::Daemon(_) => panic!("host {host} is a daemon"),
+        }
+    }
+
+    /// Seconds that a host's clock is wrong by.
+    pub fn error(&mut self, host: usize) -> f64 {
+        let now = self.now;
+        self.daemon(host).clock.ahead(now)
+    }
+
+    /// Hands an event to a daemon.
+    pub fn tell(&mut self, host: usize, event: Event) {
+        let now = self.now;
+        let wishes = self.daemon(host).handle(now, event);
+        self.grant(host, wishes);
+    }
+
+    /// Lets so many seconds pass.
+    pub fn run(&mut self, seconds: f64) {
+        let until = self.now + (seconds * 1e9) as i64;
+        while let Some(&Reverse((time, number))) = self.due.peek() {
+            if time > until {
+                break;
+            }
+            self.due.pop();
+            self.now = time;
+            if let Some(item) = self.items.remove(&number) {
+                self.happen(item);
+            }
+        }
+        self.now = until;
+    }
+
+    /// Lets so many seconds pass; gives the largest error of a host's clock at any full second of them.
+    pub fn worst(&mut self, host: usize, seconds: usize) -> f64 {
+        let mut worst = 0_f64;
+        for _ in 0..seconds {
+            self.run(1.0);
+            worst = worst.max(self.error(host).abs());
+        }
+        worst
+    }
+
+    fn happen(&mut self, item: Item) {
+        let now = self.now;
+        match item {
+            Item::Wake(host, asked) => {
+                let wishes = self.daemon(host).wake(now, asked);
+                self.grant(host, wishes);
+            }
+            Item::Resolved(host, source, name) => {
+                let addresses = self.names.get(&*name).cloned().unwrap_or_default();
+                self.tell(host, Event::Resolved { source, addresses });
+            }
+            Item::Deliver(datagram) => self.deliver(&datagram),
+        }
+    }
+
+    fn deliver(&mut self, datagram: &Datagram) {
+        let now = self.now;
+        let Some(host) = self.hosts.iter().position(|host| host.address() == datagram.to.ip()) else {
+            return;
+        };
+        match &mut self.hosts[host].node {
+            Node::Daemon(daemon) => {
+                let wishes = daemon.receive(now, datagram);
+                self.grant(host, wishes);
+            }
+            Node::Server(server) => {
+                for answer in server.receive(now, datagram) {
+                    self.send(answer);
+                }
+            }
+        }
+    }
+}
