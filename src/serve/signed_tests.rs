@@ -209,7 +209,7 @@ fn checksum_holds(bytes: &[u8], ipv6: bool) -> bool {
 
 fn answer_frame(responder: &mut Responder, bytes: &mut [u8]) -> Result<PreparedFrame, Refusal> {
     let now = Timestamp::from_nanoseconds(1_000_000_000);
-    let request: RequestFrame = responder.read_frame(bytes, 123)?;
+    let request: RequestFrame = responder.read_frame(bytes, 123, |_| ())?;
     responder.respond_to_request(&request, bytes, RECEIVED, now, &snapshot())
 }
 
