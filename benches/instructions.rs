@@ -6,6 +6,7 @@
 
 mod workload;
 
+use timeball::auth::Algorithm;
 use workload::{Family, Loop, Subject};
 
 fn main() {
@@ -26,6 +27,9 @@ fn main() {
             "frame" => Subject::Frame,
             "round" => Subject::Round,
             "reflect" => Subject::Reflect,
+            "signed-aes128" => Subject::Signed(Algorithm::Aes128),
+            "signed-sha1" => Subject::Signed(Algorithm::Sha1),
+            "signed-sha256" => Subject::Signed(Algorithm::Sha256),
             other => panic!("{other}: no part of an answer"),
         },
         family: match family.as_str() {

@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rounds::Rounds;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use timeball::auth::Algorithm;
 use timeball::datapath::af_xdp::BATCH;
 use timeball::serve::access::Action;
 use timeball::serve::testing::{Setup, client_request, keys};
@@ -142,6 +143,8 @@ pub enum Subject {
     Checksum,
     /// `respond_to_frame`, and `seal`.
     Frame,
+    /// The same for requests signed with a key of this type.
+    Signed(Algorithm),
     /// A worker's round over a fake kernel's rings, in full batches.
     Round,
     /// A round that swaps addresses and ports and does nothing else: what any server over this port costs.
@@ -179,6 +182,16 @@ impl Loop {
         1000 + number % self.clients
     }
 
+    fn request(self) -> Vec<u8> {
+        let mut request = client_request(4, &[]);
+        if let Subject::Signed(algorithm) = self.subject {
+            let keys = keys();
+            let key = keys.types().find(|key| key.1 == algorithm).expect("a key of each type").0;
+            keys.append(key, &mut request).expect("a key of the table");
+        }
+        request
+    }
+
     fn respond(self) -> u32 {
         let (mut responder, snapshot) = (responder(), snapshot());
         let mut payload: [u8; 48] = client_request(4, &[]).try_into().expect("a header and no more");
@@ -195,7 +208,7 @@ impl Loop {
     }
 
     fn frames(self) -> u32 {
-        let (mut responder, snapshot, request) = (responder(), snapshot(), client_request(4, &[]));
+        let (mut responder, snapshot, request) = (responder(), snapshot(), self.request());
         let keys = &keys();
         let frames: Vec<_> = (0..self.clients.min(4096))
             .map(|number| frame(address(self.family, self.client(number)), &request))
@@ -222,7 +235,7 @@ impl Loop {
                     .is_ok_and(|reply| measured(|| reply.seal(SENT, bytes, keys)) == SENT),
                 _ => measured(|| {
                     respond(&mut responder, bytes).is_ok_and(|reply| {
-                        reply.prepared().kiss.is_none() && reply.seal(SENT, bytes, keys) == SENT
+                        reply.prepared().is_time() && reply.seal(SENT, bytes, keys) == SENT
                     })
                 }),
             };

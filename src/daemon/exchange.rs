@@ -127,12 +127,12 @@ impl Exchange {
         answering: &Answering,
         mut transmit_errors: Option<&mut TransmitErrors>,
     ) {
-        let counters = answering.counters.path(Path::AfXdp);
+        let (counters, keys) = (answering.counters.path(Path::AfXdp), answering.responder.keys());
         let stamp = if transmit_errors.is_some() { StampRequest::Transmit } else { StampRequest::None };
         let transmit_time = clock::realtime();
         let transmit_timestamp = transmit_time.to_ntp();
         for (frame, reply) in self.prepared.drain(..) {
-            let sealed = reply.seal(transmit_timestamp, port.packet_mut(&frame), answering.responder.keys());
+            let sealed = reply.seal(transmit_timestamp, port.packet_mut(&frame), keys);
             counters.served(reply.prepared(), sealed);
             if let Some(errors) = transmit_errors.as_deref_mut() {
                 errors.leaves(frame.number().index(), transmit_time);

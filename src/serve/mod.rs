@@ -15,6 +15,7 @@ mod identity;
 pub mod limit;
 mod refusal;
 mod respond;
+mod signed;
 #[doc(hidden)]
 pub mod testing;
 

@@ -2,27 +2,17 @@
 //!
 //! It reads no clock. When the request came is an argument; when the reply leaves is known last, so the caller
 //! reads the clock after everything else and calls [`Prepared::seal`].
-//!
-//! A request with a MAC is checked after everything that costs less, and answered in one of three ways: with a MAC by
-//! the same key; if it is wrong or the key unknown, with a crypto-NAK, "if authentication fails, the server returns"
-//! one (RFC 5905 section 9.2; ntpd does so, chronyd is silent); a crypto-NAK itself, with silence (RFC 5905 appendix
-//! A.5.1 answers `A_ERROR` only), so that two servers cannot go on telling each other. A crypto-NAK is shorter than any
-//! MAC, and under the rate limit like every reply. Requests to a multicast address, which get none, do not come here:
-//! sockets and the XDP program leave them to the control core.
 
 use super::Refusal;
 use super::access::{AccessList, Action};
 use super::clients::{Client, ClientKeying, ClientStatistics};
 use super::limit::{Lottery, RateLimiter, Verdict};
+use super::signed::sign;
 use crate::auth::{KeyId, KeyTable};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpShort, NtpTimestamp, Timestamp};
-use crate::wire::{
-    HEADER_LENGTH, Header, KEY_ID_LENGTH, KissCode, Leap, Mac, Mode, Packet, Version,
-    transmit_timestamp_offset,
-};
+use crate::wire::{HEADER_LENGTH, Header, KissCode, Leap, Mode, Packet, Version, transmit_timestamp_offset};
 use std::net::IpAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use zerocopy::IntoBytes;
@@ -43,7 +33,7 @@ pub struct Arrival {
 /// Who asks, and what the rules say of that.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
-    client: Client,
+    pub(super) client: Client,
     action: Action,
     source_port: u16,
 }
@@ -65,7 +55,7 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Responder {
     policy: Policy,
-    statistics: Arc<ClientStatistics>,
+    pub(super) statistics: Arc<ClientStatistics>,
     lottery: Lottery,
     keys: Arc<KeyTable>,
 }
@@ -74,35 +64,27 @@ pub struct Responder {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Prepared {
-    length: usize,
+    /// No longer than a UDP datagram.
+    pub(super) length: u32,
+    /// Whose MAC follows the header.
+    pub(super) key: Option<KeyId>,
     receive_timestamp: NtpTimestamp,
     /// The Kiss-o'-Death this is, with the reason for it; `None` if it tells the time.
     pub kiss: Option<(KissCode, Refusal)>,
     /// Why it ends with a crypto-NAK; `None` if it does not. The time in it is right, but the client asked for proof.
     pub crypto_nak: Option<Refusal>,
-    /// Whose MAC is to follow the header.
-    key: Option<KeyId>,
-}
-
-/// What a request gets if not silence.
-#[derive(Clone, Copy, Debug)]
-struct Answer {
-    kiss: Option<(KissCode, Refusal)>,
-    crypto_nak: Option<Refusal>,
-    /// The key that signed the request, and the octets of its digest.
-    signature: Option<(KeyId, usize)>,
-}
-
-impl Answer {
-    /// The time, without MAC.
-    const TIME: Self = Self { kiss: None, crypto_nak: None, signature: None };
 }
 
 impl Prepared {
+    /// A reply that tells the time, without MAC.
+    pub(super) const fn time(receive_timestamp: NtpTimestamp) -> Self {
+        Self { length: HEADER_LENGTH as u32, key: None, receive_timestamp, kiss: None, crypto_nak: None }
+    }
+
     /// The reply's length in octets, never more than the request's.
     #[must_use]
     pub const fn length(&self) -> usize {
-        self.length
+        self.length as usize
     }
 
     /// T2, as the reply has it.
@@ -123,13 +105,22 @@ impl Prepared {
         self.key
     }
 
-    /// Writes T3, then the MAC over it if the request had one, and returns what was written for T3: `transmit_time`, or the smallest step after the receive
-    /// timestamp where the clock gave nothing later, since equal stamps mean something else (RFC 9769
-    /// section 2) and a reply that leaves before its request came is no use to anyone.
+    /// Writes T3, then the MAC over it if the request had one. Returns what was written for T3: `transmit_time`, or the
+    /// smallest step after the receive timestamp where the clock gave nothing later, since equal stamps mean something
+    /// else (RFC 9769 section 2) and a reply that leaves before its request came is no use to anyone.
     ///
     /// `payload` is the buffer the request was in; a shorter one is left alone. `keys` are those of the responder.
-    #[inline]
     pub fn seal(self, transmit_time: NtpTimestamp, payload: &mut [u8], keys: &KeyTable) -> NtpTimestamp {
+        let transmit_timestamp = self.stamp(transmit_time, payload);
+        if let (Some(key), Some(reply)) = (self.key, payload.get_mut(..self.length())) {
+            sign(key, reply, keys);
+        }
+        transmit_timestamp
+    }
+
+    /// [`Self::seal`] without the MAC.
+    #[inline(always)]
+    pub(super) fn stamp(&self, transmit_time: NtpTimestamp, payload: &mut [u8]) -> NtpTimestamp {
         let at = transmit_timestamp_offset();
         let late_enough = transmit_time - self.receive_timestamp > NtpDuration::ZERO;
         let transmit_timestamp =
@@ -137,25 +128,7 @@ impl Prepared {
         if let Some(field) = payload.get_mut(at..at + 8) {
             field.copy_from_slice(&transmit_timestamp.to_bits().to_be_bytes());
         }
-        if let Some(key) = self.key {
-            self.sign(key, payload, keys);
-        }
         transmit_timestamp
-    }
-
-    /// Where in the payload the digest lies, zero until it is sealed.
-    pub(super) const fn digest(&self) -> Range<usize> {
-        HEADER_LENGTH + KEY_ID_LENGTH..self.length
-    }
-
-    /// If the key is gone, the digest stays zero: a wrong one, and nothing that anybody could use.
-    #[cold]
-    #[inline(never)]
-    fn sign(self, key: KeyId, payload: &mut [u8], keys: &KeyTable) {
-        let Some((header, trailer)) = payload.split_at_mut_checked(HEADER_LENGTH) else { return };
-        if let Some(digest) = trailer.get_mut(KEY_ID_LENGTH..self.length.saturating_sub(HEADER_LENGTH)) {
-            keys.sign(key, header, digest);
-        }
     }
 }
 
@@ -244,86 +217,62 @@ impl Responder {
         if asker.source_port == 0 {
             return Err(Refusal::Source);
         }
-        let (version, request) = (packet.version, *packet.header);
-        let answer = self.judge(asker, now, version, packet.mac, payload)?;
-        let reply = match answer.kiss {
-            None => time_reply(&request, version, receive_timestamp, snapshot),
-            Some((code, _)) => kiss_reply(&request, version, receive_timestamp, code, self.least_poll()),
-        };
-        payload[..HEADER_LENGTH].copy_from_slice(reply.as_bytes());
-        let Answer { kiss, crypto_nak, signature } = answer;
-        let mut prepared = Prepared { length: HEADER_LENGTH, receive_timestamp, kiss, crypto_nak, key: None };
-        if signature.is_some() || crypto_nak.is_some() {
-            prepared.add_trailer(signature, payload);
+        if packet.mac.is_some() {
+            return self.respond_signed(asker, payload, receive_timestamp, now, snapshot);
         }
+        let (version, request) = (packet.version, *packet.header);
+        let refused = self.refusal(asker, now);
+        self.statistics.record(&asker.client, version, payload.len(), refused.is_none(), now);
+        let kiss = match refused {
+            None => None,
+            Some((refusal, code)) => self.tell(&asker.client, now, refusal, code)?,
+        };
+        let prepared = Prepared { kiss, ..Prepared::time(receive_timestamp) };
+        self.write(&prepared, &request, version, payload, snapshot);
         Ok(prepared)
     }
 
-    /// What the client gets, if anything. Counted in the statistics either way.
-    fn judge(
+    /// Writes the header of a reply over that of its request.
+    #[inline(always)]
+    pub(super) fn write(
+        &self,
+        prepared: &Prepared,
+        request: &Header,
+        version: Version,
+        payload: &mut [u8],
+        snapshot: &SystemSnapshot,
+    ) {
+        let receive_timestamp = prepared.receive_timestamp;
+        let reply = match prepared.kiss {
+            None => time_reply(request, version, receive_timestamp, snapshot),
+            Some((code, _)) => kiss_reply(request, version, receive_timestamp, code, self.least_poll()),
+        };
+        payload[..HEADER_LENGTH].copy_from_slice(reply.as_bytes());
+    }
+
+    /// Why the client gets no time, and the kiss that says so, whatever it can prove.
+    #[inline(always)]
+    pub(super) fn refusal(
         &mut self,
         asker: &Asker,
         now: Timestamp<Monotonic>,
-        version: Version,
-        mac: Option<Mac<'_>>,
-        payload: &[u8],
-    ) -> Result<Answer, Refusal> {
-        let client = &asker.client;
-        let refused = match asker.action {
+    ) -> Option<(Refusal, Option<KissCode>)> {
+        match asker.action {
             Action::Deny => Some((Refusal::Denied, Some(KissCode::Deny))),
             Action::Restrict => Some((Refusal::Restricted, Some(KissCode::Restrict))),
             Action::Drop => Some((Refusal::Dropped, None)),
             Action::Allow => match &self.policy.limiter {
-                Some(limiter) if limiter.check(client, now, &mut self.lottery) == Verdict::Over => {
+                Some(limiter) if limiter.check(&asker.client, now, &mut self.lottery) == Verdict::Over => {
                     Some((Refusal::RateLimited, Some(KissCode::Rate)))
                 }
                 _ => None,
             },
-        };
-        if let Some(mac) = mac {
-            return self.judge_signed(asker, now, version, &mac, payload, refused);
-        }
-        self.statistics.record(client, version, payload.len(), refused.is_none(), now);
-        match refused {
-            None => Ok(Answer::TIME),
-            Some((refusal, code)) => {
-                Ok(Answer { kiss: self.tell(client, now, refusal, code)?, ..Answer::TIME })
-            }
-        }
-    }
-
-    /// As [`Self::judge`], for a request with a MAC, of which all but that has been judged. A kiss has a MAC too, since
-    /// a client with a key ignores others; whoever cannot sign is not kissed.
-    #[cold]
-    #[inline(never)]
-    fn judge_signed(
-        &mut self,
-        asker: &Asker,
-        now: Timestamp<Monotonic>,
-        version: Version,
-        mac: &Mac<'_>,
-        payload: &[u8],
-        refused: Option<(Refusal, Option<KissCode>)>,
-    ) -> Result<Answer, Refusal> {
-        let client = &asker.client;
-        if let Some((refusal, code)) = refused {
-            self.statistics.record(client, version, payload.len(), false, now);
-            let kiss = self.tell(client, now, refusal, code)?;
-            let key = self.keys.check(payload, mac).map_err(|_| refusal)?;
-            return Ok(Answer { kiss, signature: Some((key, mac.digest.len())), ..Answer::TIME });
-        }
-        let checked = self.keys.check(payload, mac);
-        self.statistics.record(client, version, payload.len(), checked.is_ok(), now);
-        match checked {
-            Ok(key) => Ok(Answer { signature: Some((key, mac.digest.len())), ..Answer::TIME }),
-            Err(_) if mac.is_crypto_nak() => Err(Refusal::Authentication),
-            Err(error) => Ok(Answer { crypto_nak: Some(error.into()), ..Answer::TIME }),
         }
     }
 
     /// Is the client told of its refusal, and may it be told now?
     #[cold]
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         client: &Client,
         now: Timestamp<Monotonic>,
@@ -341,24 +290,6 @@ impl Responder {
     fn least_poll(&self) -> Log2Seconds {
         let interval = self.policy.limiter.as_ref().map_or(NtpDuration::ZERO, |limiter| limiter.interval());
         Log2Seconds::at_least(interval).max(Log2Seconds(0))
-    }
-}
-
-impl Prepared {
-    /// Makes room for the MAC behind the header, all zero but for the key's id: a crypto-NAK, or what
-    /// [`Prepared::seal`] completes. The request ended with as long a MAC, or with a longer one.
-    #[cold]
-    #[inline(never)]
-    fn add_trailer(&mut self, signature: Option<(KeyId, usize)>, payload: &mut [u8]) {
-        let digest_length = signature.map_or(0, |(_, length)| length);
-        let end = HEADER_LENGTH + KEY_ID_LENGTH + digest_length;
-        let Some(trailer) = payload.get_mut(HEADER_LENGTH..end) else { return };
-        trailer.fill(0);
-        if let (Some((key, _)), Some(id)) = (signature, trailer.first_chunk_mut()) {
-            *id = key.number().to_be_bytes();
-        }
-        self.key = signature.map(|(key, _)| key);
-        self.length = end;
     }
 }
 
@@ -403,7 +334,3 @@ fn kiss_reply(
 #[cfg(test)]
 #[path = "respond_tests.rs"]
 mod tests;
-
-#[cfg(test)]
-#[path = "signed_tests.rs"]
-mod signed_tests;

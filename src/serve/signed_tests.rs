@@ -1,12 +1,14 @@
 //! Requests with a MAC: what they get, byte by byte. RFC checklist lines 23, 30, 37, 78 to 85.
 
 use super::*;
-use crate::auth::{Algorithm, Authentication, MacError};
+use crate::auth::{Algorithm, Authentication, KeyId, MacError};
 use crate::serve::access::Action;
 use crate::serve::testing::{Setup, client_request, keys};
-use crate::serve::{PreparedFrame, RequestFrame};
-use crate::wire::{Checksum, Frame};
+use crate::serve::{Arrival, PreparedFrame, RequestFrame};
+use crate::time::Log2Seconds;
+use crate::wire::{Checksum, Frame, KissCode, Mode};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 const RECEIVED: NtpTimestamp = NtpTimestamp::from_bits(0xeb00_0000_8000_0000);
 const SENT: NtpTimestamp = NtpTimestamp::from_bits(0xeb00_0000_8001_0000);
