@@ -19,7 +19,7 @@ mod open;
 #[cfg(test)]
 mod tests;
 
-pub use open::{BusyPoll, COPIED_BYTES_MAX, PortConfig, PortError, PortFacts, RingSizes};
+pub use open::{BusyPoll, PortConfig, PortError, PortFacts, RingSizes};
 
 use super::ring::{Consumer, Descriptor, FrameAddress, Producer};
 use super::umem::{Balance, NotTransmittable, Received, Umem};

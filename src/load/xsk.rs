@@ -14,7 +14,6 @@
 //! ```
 #![allow(unsafe_code)]
 
-use crate::datapath::af_xdp::COPIED_BYTES_MAX;
 pub use crate::sys::xdp_socket::CopyMode;
 use crate::sys::xdp_socket::{KernelStatistics, XdpSocket};
 use std::error::Error;
@@ -153,7 +152,7 @@ impl Xsk {
         // `flush` goes on.
         let _ = control.set_tx_budget(config.entries);
         // The ring is to bound what is on its way in copy mode, not the kernel's default for 200 packets.
-        let _ = control.set_send_buffer(config.entries.saturating_mul(COPIED_BYTES_MAX));
+        let _ = control.set_send_buffer(config.entries);
         let mut xsk = Self {
             control,
             fill,

@@ -25,6 +25,9 @@ const SO_INCOMING_NAPI_ID: libc::c_int = 56;
 /// moves, 32 without it.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
+/// What the kernel's copy of a packet takes of the send buffer at most: a frame that fits 2048 bytes and its own structures.
+const COPIED_BYTES_MAX: u32 = 4096;
+
 /// Which of a socket's four rings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ring {
@@ -284,14 +287,14 @@ impl XdpSocket {
         self.set(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &descriptors)
     }
 
-    /// Lets packets of `bytes` together, as the kernel counts them with its own structures, be on their way in copy mode
-    /// (`SO_SNDBUFFORCE`, or `SO_SNDBUF`, which is cut to net.core.wmem_max). The kernel's default is 208 KiB.
+    /// Lets so many packets be on their way in copy mode: the transmit ring is to bound them, not the kernel's default of
+    /// 208 KiB, some 270 packets (`SO_SNDBUFFORCE`; or `SO_SNDBUF`, which is cut to net.core.wmem_max).
     ///
     /// # Errors
     /// What setsockopt(2) says.
-    pub fn set_send_buffer(&self, bytes: u32) -> io::Result<()> {
+    pub fn set_send_buffer(&self, packets: u32) -> io::Result<()> {
         // The kernel doubles what it is given.
-        let half = libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX).cast_unsigned();
+        let half = packets.saturating_mul(COPIED_BYTES_MAX / 2).min(libc::c_int::MAX.cast_unsigned());
         self.set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &half)
             .or_else(|_| self.set(libc::SOL_SOCKET, libc::SO_SNDBUF, &half))
     }

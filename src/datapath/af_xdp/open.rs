@@ -28,10 +28,6 @@ const RING_HEADER_BYTES: usize = 320;
 const BIND_TRIES: u32 = 50;
 const BIND_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the kernel's copy of a packet takes of the socket's send buffer at most: a frame that fits 2048 bytes and its own
-/// structures. The transmit ring bounds what is on its way, not the kernel's default of some 200 packets.
-pub const COPIED_BYTES_MAX: u32 = 4096;
-
 /// `NETDEV_XSK_FLAGS_TX_TIMESTAMP` of linux/netdev.h.
 const XSK_TX_TIMESTAMP: u64 = 1;
 
@@ -275,8 +271,7 @@ impl Port<XdpSocket> {
             }
         };
 
-        let in_flight = config.rings.transmit.saturating_mul(COPIED_BYTES_MAX);
-        if let Err(error) = socket.set_send_buffer(in_flight) {
+        if let Err(error) = socket.set_send_buffer(config.rings.transmit) {
             refused.push(format!("SO_SNDBUF: {error}"));
         }
 
