@@ -177,6 +177,9 @@ fn interface_text(interface: &InterfaceReport) -> String {
         let _ = writeln!(text, "  XDP program: {}", counts(&interface.verdicts));
     }
     for queue in &interface.queues {
+        for reason in &queue.refused {
+            let _ = writeln!(text, "  queue {} does without {reason}", queue.queue);
+        }
         if let Some(error) = queue.transmit_error {
             let _ = writeln!(
                 text,

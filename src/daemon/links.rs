@@ -24,6 +24,7 @@ use crate::datapath::udp::LocalAddress;
 use crate::sys::memory::HugepagePolicy;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -327,7 +328,6 @@ impl Link {
                 if let Err(error) = opened.steering.replace_denied(&common.dropped) {
                     warn!(interface = %self.name, %error, "the XDP program does not drop what is denied");
                 }
-                opened.connect().map_err(|error| error.to_string())?;
                 opened.steering
             },
         };
@@ -335,6 +335,10 @@ impl Link {
         let refused = opened.ports.first().map(|(_, port)| port.facts().refused.clone()).unwrap_or_default();
         for reason in &refused {
             info!(interface = %self.name, reason, "done without");
+        }
+        // Last of all, since from here on requests wait for a worker: until then the sockets answer.
+        for (number, port) in &opened.ports {
+            steered.steering.set_socket(*number, port.as_fd()).map_err(|error| error.to_string())?;
         }
         for (number, port) in opened.ports {
             let measure = self.settings.tx_timestamps;

@@ -105,6 +105,8 @@ pub struct Queue {
     link: Link,
     /// The control thread has been told that the interface is gone.
     gone_told: bool,
+    /// The log says that busy polling polls nothing here.
+    spinning_told: bool,
 }
 
 impl Queue {
@@ -114,7 +116,16 @@ impl Queue {
         let measure = measure && port.facts().tx_metadata;
         let frames = port.conservation().total as usize;
         let transmit_errors = measure.then(|| TransmitErrors::new(frames));
-        Self { interface, ifindex, number, port, transmit_errors, link: Link::Up, gone_told: false }
+        Self {
+            interface,
+            ifindex,
+            number,
+            port,
+            transmit_errors,
+            link: Link::Up,
+            gone_told: false,
+            spinning_told: false,
+        }
     }
 
     /// Rounds until the ring is empty or others must have their turn. More may wait if this says so.
@@ -161,12 +172,23 @@ impl Queue {
         }
     }
 
+    /// Says once that busy polling polls nothing. Some kernels learn with the first packet what to poll.
+    fn tell_of_spinning(&mut self) {
+        if !self.spinning_told
+            && self.port.counters().rx_packets > 0
+            && let Some(reason) = self.not_driving()
+        {
+            info!(interface = %self.interface, queue = self.number, reason, "done without");
+            self.spinning_told = true;
+        }
+    }
+
     /// What became of busy polling, if it did not come to what was asked for.
     fn not_driving(&self) -> Option<String> {
         let facts = self.port.facts();
         (facts.busy_poll && !facts.drives_nic).then(|| {
-            "busy polling: the kernel has no NAPI to poll for this socket (in copy mode none since Linux 6.14), so the \
-             worker spins and yields its CPU to whoever receives"
+            "busy polling: the kernel knows of no NAPI that it could poll for this queue (in copy mode the driver must \
+             have named it, and veth does not); the worker spins and yields its CPU to whoever receives"
                 .to_owned()
         })
     }
@@ -383,6 +405,7 @@ impl Worker {
         self.next_link_check = now + LINK_CHECK;
         for queue in self.queues.iter_mut().filter(|queue| !queue.gone_told) {
             queue.port.note_driving();
+            queue.tell_of_spinning();
             let link = queue.port.link();
             queue.note_link(link);
             if link == Link::Gone {

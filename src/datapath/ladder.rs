@@ -9,7 +9,6 @@
 use super::af_xdp::{CopyMode, Port, PortConfig, PortError};
 use super::steering::{AttachMode, Steering, SteeringConfig, SteeringError, Variant};
 use std::fmt;
-use std::os::fd::AsFd;
 use thiserror::Error;
 
 /// One way of serving an interface through AF_XDP.
@@ -101,19 +100,6 @@ pub struct Opened {
     pub steering: Steering,
     /// A port for each queue that was asked for, in that order.
     pub ports: Vec<(u32, Port)>,
-}
-
-impl Opened {
-    /// Lets the program redirect to the ports, each in its queue's slot.
-    ///
-    /// # Errors
-    /// The map refused; the queues already set stay so.
-    pub fn connect(&mut self) -> Result<(), SteeringError> {
-        for (queue, port) in &self.ports {
-            self.steering.set_socket(*queue, port.as_fd())?;
-        }
-        Ok(())
-    }
 }
 
 /// Climbs down until a rung holds. Every attempt is reported, the last one without error if it held.

@@ -154,8 +154,8 @@ pub struct PortFacts {
     pub need_wakeup: bool,
     /// Busy polling was asked for.
     pub busy_poll: bool,
-    /// And the worker's system calls make the NIC deliver. Linux 6.14 and newer can do that in zero-copy mode only, and
-    /// older ones from the first packet on: [`Port::note_driving`] asks again.
+    /// And the worker's system calls make the NIC deliver: the kernel knows which NAPI serves this queue. Older kernels learn
+    /// that with the first packet, newer ones from the driver at bind: [`Port::note_driving`] asks again.
     pub drives_nic: bool,
     /// Packets one copy-mode wake-up moves.
     pub tx_budget: u32,

@@ -72,6 +72,9 @@ impl ShortcutWriter {
 
     /// Gives each family that has no shortcut one, for the first of `wanted`, which are in the maps by now.
     pub(super) fn fill(&mut self, wanted: &BTreeMap<Local, [u8; 6]>) -> Result<(), SteeringError> {
+        if !self.can_wait {
+            return Ok(());
+        }
         let off = self.written;
         let mut on = off;
         if off.first_v4.on == 0
