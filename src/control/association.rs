@@ -15,6 +15,7 @@ use super::sample::Sample;
 use super::select::{Candidate, Loop, SourceOptions};
 use super::source::SourceId;
 use super::state::{self, SourceState};
+use super::symmetric::Symmetric;
 use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpShort, NtpTimestamp, Timestamp};
 use crate::wire::{Header, Leap, ReferenceId};
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,8 @@ use std::net::{IpAddr, SocketAddr};
 pub enum Role {
     /// Asks one server in mode 3.
     Client(Client),
+    /// Is one end of a peering, in mode 1 or 2.
+    Symmetric(Symmetric),
 }
 
 impl Role {
@@ -33,7 +36,31 @@ impl Role {
     pub const fn mode(&self) -> AssociationMode {
         match self {
             Self::Client(_) => AssociationMode::Client,
+            Self::Symmetric(symmetric) => symmetric.row(),
         }
+    }
+
+    /// What exchanges mode 3 and 4 packets for it: all of a client association, the volley of a peering.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        match self {
+            Self::Client(client) => client,
+            Self::Symmetric(symmetric) => symmetric.client(),
+        }
+    }
+
+    /// The same, to be changed.
+    pub const fn client_mut(&mut self) -> &mut Client {
+        match self {
+            Self::Client(client) => client,
+            Self::Symmetric(symmetric) => symmetric.client_mut(),
+        }
+    }
+
+    /// Is it a passive end of a peering?
+    #[must_use]
+    pub const fn is_passive(&self) -> bool {
+        matches!(self, Self::Symmetric(symmetric) if symmetric.is_passive())
     }
 }
 
@@ -101,8 +128,8 @@ pub struct Traffic {
 pub struct Association {
     /// Which.
     pub id: AssociationId,
-    /// The configured source it belongs to.
-    pub source: SourceId,
+    /// The configured source it belongs to; `None`: it came unasked.
+    pub source: Option<SourceId>,
     /// In which instance.
     pub instance: InstanceId,
     /// Through which interface; 0: routing decides.
@@ -184,6 +211,7 @@ impl Association {
         self.poll.restart(first_poll);
         match &mut self.role {
             Role::Client(client) => client.forget(),
+            Role::Symmetric(symmetric) => symmetric.forget(),
         }
     }
 

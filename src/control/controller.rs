@@ -8,9 +8,11 @@
 //! the shell has looked at the sockets.
 
 mod exchange;
+mod peers;
 mod sources;
 mod system;
 
+pub use peers::{PASSIVE_MAX, PassivePeers};
 pub use sources::SourceEntry;
 pub use system::System;
 
@@ -43,6 +45,8 @@ pub struct ControllerOptions {
     pub maximum_distance: NtpDuration,
     /// How the clock is steered.
     pub discipline: DisciplineOptions,
+    /// Who may become a passive peer of ours.
+    pub passive: PassivePeers,
 }
 
 impl Default for ControllerOptions {
@@ -53,6 +57,7 @@ impl Default for ControllerOptions {
             minimum_sources: 1,
             maximum_distance: NtpDuration::from_seconds(1),
             discipline: DisciplineOptions::default(),
+            passive: PassivePeers::default(),
         }
     }
 }
@@ -66,6 +71,8 @@ pub struct Counters {
     pub strays: u64,
     /// Discarded by RFC 5905 figure 20.
     pub discarded: u64,
+    /// Mode 1 packets of whoever may not become a passive peer of ours.
+    pub peers_refused: u64,
     /// Failed tests 1 to 7, each.
     pub failures: FailureCounts,
 }

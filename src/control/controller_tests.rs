@@ -1,6 +1,6 @@
 //! What must hold whatever happens. The behaviour of whole hosts is in `tests/simulated_network`.
 
-use super::super::source::{Burst, Place, PollOptions, SourceConfiguration, SourceKind};
+use super::super::source::{Burst, Place, PollOptions, SourceConfiguration, SourceKind, Volley};
 use super::super::{
     Access, Arrival, Authentication, Delivery, ExchangeSocket, InstanceId, InterfaceIndex, KeyId, SendStamp,
     SocketName, StampKind, Transmission,
@@ -55,6 +55,7 @@ enum Happening {
     Add {
         source: u8,
         named: bool,
+        /// A server, a peer with a volley or without, or a pool.
         pool: u8,
         keyed: bool,
         poll_min: i8,
@@ -145,11 +146,15 @@ impl Shell {
         match action {
             Action::OpenSocket { socket, .. } => assert!(self.open.insert(socket), "{socket:?} opened twice"),
             Action::CloseSocket(socket) => assert!(self.open.remove(&socket), "{socket:?} was not open"),
-            Action::Transmit(transmission) => {
-                let SocketName::Exchange(socket) = transmission.from else {
-                    panic!("port 123 for a request")
-                };
-                assert!(self.open.contains(&socket));
+            Action::Transmit(mut transmission) => {
+                match transmission.from {
+                    SocketName::Exchange(socket) => assert!(self.open.contains(&socket)),
+                    SocketName::Service(_) => {
+                        let mode = transmission.header.mode();
+                        assert!(matches!(mode, Mode::SymmetricActive | Mode::SymmetricPassive), "{mode:?}");
+                        transmission.header.set_transmit_timestamp(self.now.clock);
+                    }
+                }
                 self.last = Some((transmission.from, transmission.to, transmission.header));
                 self.sends.push(transmission);
             }
@@ -178,7 +183,9 @@ impl Shell {
         assert!(controller.agenda.len() <= associations + controller.sources.len() + 1);
         assert!(self.open.len() <= associations);
         let members: usize = controller.sources.values().map(|entry| entry.members().len()).sum();
-        assert_eq!(members, associations);
+        let guests = controller.associations().filter(|association| association.role.is_passive()).count();
+        assert!(guests <= PASSIVE_MAX);
+        assert_eq!(members + guests, associations);
         assert_eq!(self.wake_at, controller.agenda.first());
         for association in controller.associations() {
             assert!(controller.agenda.has(Due::Association(association.id)), "{:?} sleeps", association.id);
@@ -235,7 +242,12 @@ impl Shell {
                 let burst = if bursts { Burst::On } else { Burst::Off };
                 let place = SocketAddr::new(address(source + 1), 123);
                 let configuration = SourceConfiguration {
-                    kind: if pool == 0 { SourceKind::Server } else { SourceKind::Pool(pool) },
+                    kind: match pool {
+                        0..64 => SourceKind::Server,
+                        64..96 => SourceKind::Peer(Volley::On),
+                        96..128 => SourceKind::Peer(Volley::Off),
+                        members => SourceKind::Pool(members),
+                    },
                     place: if named { Place::Name(Arc::from("name"), 123) } else { Place::Address(place) },
                     key: if keyed { KeyId::new(1) } else { None },
                     poll: PollOptions {
@@ -283,7 +295,12 @@ impl Shell {
         let Some((socket, remote, request)) = self.last else { return };
         self.pass(NtpDuration::from_nanoseconds(delay.into()));
         let leap = if matches!(twist, Twist::Kiss(_)) { Leap::Unsynchronised } else { Leap::None };
-        let mut header = Header::new(leap, Version::V4, Mode::Server);
+        let mode = match request.mode() {
+            Mode::SymmetricActive if lie % 2 == 0 => Mode::SymmetricPassive,
+            Mode::SymmetricActive | Mode::SymmetricPassive => Mode::SymmetricActive,
+            _ => Mode::Server,
+        };
+        let mut header = Header::new(leap, Version::V4, mode);
         let time = self.now.clock + NtpDuration::from_nanoseconds(i64::from(lie) * 1000);
         header.stratum = 1;
         header.set_poll(request.poll());
@@ -376,10 +393,14 @@ fn packets_out_of_nowhere_mobilise_nothing() {
     for first in 0..=255 {
         let mut octets = [0x5a; 48];
         octets[0] = first;
-        shell.packet(octets, false, 9, 3);
+        // Without a key: who has one may become a passive peer.
+        shell.packet(octets, false, 9, first % 3);
     }
     let counters = *shell.controller.counters();
-    assert_eq!((counters.received, counters.discarded), (256, 256));
+    assert_eq!((counters.received, counters.discarded, counters.peers_refused), (256, 224, 32));
     assert_eq!(shell.controller.associations().count(), 0);
     assert_eq!(shell.wake_at, None);
 }
+
+#[path = "controller/peers_tests.rs"]
+mod peers;

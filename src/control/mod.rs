@@ -12,7 +12,7 @@
 //! # The way of a packet
 //! The shell reads it, takes its receive timestamp, checks its form and its MAC, and hands it in as an [`Arrival`].
 //! [`dispatch`] says what its mode means to the association it came for, [`packet_checks`] whether it is believed,
-//! the association's mode ([`client`]) makes a [`sample`] of it, the clock [`filter`] chooses among the last
+//! the association's mode ([`client`], [`symmetric`]) makes a [`sample`] of it, the clock [`filter`] chooses among the last
 //! eight, [`select`] among the sources (with [`intersection`], [`cluster`] and [`combine`]), giving each its
 //! [`state`], and the [`discipline`] decides what the clock is told.
 //!
@@ -48,9 +48,10 @@ pub mod sample;
 pub mod select;
 pub mod source;
 pub mod state;
+pub mod symmetric;
 
 pub use action::{Action, Frequency, Transmission, TransmitField};
-pub use controller::{Controller, ControllerOptions};
+pub use controller::{Controller, ControllerOptions, PassivePeers};
 pub use event::{
     Access, Arrival, AssociationId, Authentication, Delivery, Event, ExchangeSocket, InstanceId,
     InterfaceIndex, KeyId, Moment, SendHandle, SendNumber, SendStamp, SocketName, StampKind,

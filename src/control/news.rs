@@ -63,6 +63,14 @@ pub enum Farewell {
     Removed,
     /// Its name leads to another address that may be better.
     Replaced,
+    /// A passive end whose peer has not answered its last eight packets.
+    Silent,
+    /// A passive end whose peer's stratum number is greater than ours.
+    WorseStratum,
+    /// A passive end whose peer is passive, too.
+    BothPassive,
+    /// A passive end whose peer the configuration names now.
+    Configured,
 }
 
 impl fmt::Display for News {
@@ -77,6 +85,21 @@ impl fmt::Display for News {
             }
             Self::Demobilised { remote, reason: Farewell::Replaced } => {
                 write!(formatter, "{remote} is of no use and gives way to another address of its name")
+            }
+            Self::Demobilised { remote, reason: Farewell::Silent } => {
+                write!(formatter, "the peer {remote} is silent; nothing is sent to it until it comes back")
+            }
+            Self::Demobilised { remote, reason: Farewell::WorseStratum } => {
+                write!(
+                    formatter,
+                    "the peer {remote} has a worse stratum than we; it is answered, not followed"
+                )
+            }
+            Self::Demobilised { remote, reason: Farewell::BothPassive } => {
+                write!(formatter, "the peer {remote} is passive like us, so neither can lead; it is dropped")
+            }
+            Self::Demobilised { remote, reason: Farewell::Configured } => {
+                write!(formatter, "the peer {remote} is configured now, and no longer a guest")
             }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();

@@ -127,13 +127,89 @@ pub fn on_wire(
     if expected.origin != Some(origin) {
         return Err(Failure::Bogus);
     }
-    let authentic = match (expected.key, authentication) {
+    authentic(expected.key, authentication)
+}
+
+/// Test 5: the MAC is right, or there is none where none is asked for. A crypto-NAK is never right.
+fn authentic(key: Option<KeyId>, authentication: Authentication) -> Result<(), Failure> {
+    let is_authentic = match (key, authentication) {
         (Some(ours), Authentication::Valid(theirs)) => ours == theirs,
         (Some(_), _) => false,
         (None, Authentication::None | Authentication::Valid(_)) => true,
         (None, Authentication::Invalid | Authentication::CryptoNak) => false,
     };
-    if authentic { Ok(()) } else { Err(Failure::Authentication) }
+    if is_authentic { Ok(()) } else { Err(Failure::Authentication) }
+}
+
+/// What the origin timestamp of a peer's packet is to us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// The transmit timestamp of a packet of ours that nobody has answered before.
+    Answer,
+    /// That of the one that was answered last.
+    Repeated,
+    /// Zero: the peer has not heard us, or somebody says so.
+    Zero,
+    /// Something else.
+    Foreign,
+}
+
+/// What a peering expects of a packet, its origin timestamp apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExpectedOfPeer {
+    /// org: the transmit timestamp of the packet that we echo, or shall.
+    pub last_transmit: Option<NtpTimestamp>,
+    /// The association's key.
+    pub key: Option<KeyId>,
+}
+
+/// A Kiss-o'-Death that means something in symmetric modes. ntpd writes `INIT` and the like into the reference id of
+/// every packet until it is synchronised: those are packets like any other.
+#[must_use]
+pub fn peer_kiss(header: &Header) -> Option<Kiss> {
+    Kiss::of(header).filter(|kiss| !matches!(kiss, Kiss::Other(_)))
+}
+
+/// Tests 4, 1 and 5 in symmetric modes, and of test 3 what rests on the transmit timestamp. Who fails one of these
+/// changes no state: the packet is a copy, or not from the peer. Afterwards comes [`origin_symmetric`].
+///
+/// # Errors
+/// The first test that failed.
+pub fn on_wire_symmetric(
+    header: &Header,
+    access: Access,
+    authentication: Authentication,
+    expected: &ExpectedOfPeer,
+) -> Result<(), Failure> {
+    if access == Access::Denied {
+        return Err(Failure::AccessDenied);
+    }
+    let transmit = header.transmit_timestamp();
+    if peer_kiss(header).is_none() {
+        if transmit.is_unknown() {
+            return Err(Failure::Invalid);
+        }
+        if expected.last_transmit == Some(transmit) {
+            return Err(Failure::Duplicate);
+        }
+    }
+    authentic(expected.key, authentication)
+}
+
+/// Tests 3 and 2 in symmetric modes: does the packet answer one of ours? Zero origin and receive timestamps are no
+/// offence, since that is how a peering begins (RFC 5905 figure 15), but they give no sample (figure 22).
+///
+/// # Errors
+/// Invalid or bogus: no sample, but perhaps a packet to be echoed.
+pub fn origin_symmetric(header: &Header, origin: Origin) -> Result<(), Failure> {
+    match origin {
+        Origin::Zero => Err(Failure::Invalid),
+        Origin::Answer if peer_kiss(header).is_none() && header.receive_timestamp().is_unknown() => {
+            Err(Failure::Invalid)
+        }
+        Origin::Answer => Ok(()),
+        Origin::Repeated | Origin::Foreign => Err(Failure::Bogus),
+    }
 }
 
 /// MAXDISP of RFC 5905 section 7.2: a clock that may be this wrong is none.

@@ -218,6 +218,13 @@ impl PollProcess {
         self.schedule(now, chance);
     }
 
+    /// A packet is worth sending earlier than planned: now, if the last one was at least `pause` ago.
+    pub fn hasten(&mut self, now: Timestamp<Monotonic>, pause: NtpDuration) {
+        if now - self.last >= pause {
+            self.next = self.next.min(now);
+        }
+    }
+
     /// The interval has been measured with a clock that was stepped, or the source is another one: begin anew, with
     /// the floor that RATE packets have set.
     pub fn restart(&mut self, first: Timestamp<Monotonic>) {

@@ -267,3 +267,20 @@ fn the_time_constant_moves_from_an_interval_of_one_second() {
     system.reset();
     assert_eq!(system.interval(), Log2Seconds(4));
 }
+
+/// RFC 5905 section 13.2 leaves the time of a packet to us: earlier than planned, but never sooner after the last one
+/// than asked for, and what is planned after it counts from it.
+#[test]
+fn a_hastened_packet_keeps_its_distance_from_the_last_one() {
+    let mut bench = Bench::new(options(6, 10));
+    bench.poll();
+    let planned = bench.process.next();
+    bench.process.hasten(bench.now + seconds(31), seconds(32));
+    assert_eq!(bench.process.next(), planned);
+    bench.process.hasten(bench.now + seconds(32), seconds(32));
+    assert_eq!(bench.process.next(), bench.now + seconds(32));
+    bench.poll();
+    assert!((64.0..66.0).contains(&(bench.process.next() - bench.now).seconds()));
+    bench.process.hasten(bench.now + seconds(90), seconds(0));
+    assert!((bench.process.next() - bench.now).seconds() < 66.0, "never later");
+}

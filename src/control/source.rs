@@ -28,6 +28,18 @@ pub enum SourceKind {
     Server,
     /// As many servers as this, 1 to [`POOL_MEMBERS_MAX`], of those that a name leads to, each asked in mode 3.
     Pool(u8),
+    /// One peer, in mode 1.
+    Peer(Volley),
+}
+
+/// Before a peering begins, is the peer asked as a server first, once, in mode 3?
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Volley {
+    /// Yes; if it does not answer, mode 1 follows at once.
+    #[default]
+    On,
+    /// No, mode 1 from the start.
+    Off,
 }
 
 /// The most members of one pool. RFC 8633 section 3.2 wants four sources at least; twice that is more than anyone
@@ -106,6 +118,12 @@ impl SourceConfiguration {
             poll: PollOptions::default(),
             options: SourceOptions::default(),
         }
+    }
+
+    /// A peer at an address, with the defaults of everything.
+    #[must_use]
+    pub fn peer(address: IpAddr) -> Self {
+        Self { kind: SourceKind::Peer(Volley::default()), ..Self::server(address) }
     }
 }
 

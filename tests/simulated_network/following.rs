@@ -12,7 +12,7 @@ use timeball::control::source::SourceConfiguration;
 use timeball::control::state::SourceState;
 
 /// Another daemon that uses these hosts as servers; gives its place.
-fn add_daemon(world: &mut World, scenario: &Scenario, address: IpAddr, sources: &[IpAddr]) -> usize {
+pub fn add_daemon(world: &mut World, scenario: &Scenario, address: IpAddr, sources: &[IpAddr]) -> usize {
     let setup = ClockSetup { ahead: -0.05, fast_ppm: -20.0, wander: 1e-9 };
     let clock = Clock::new(setup, scenario.epoch, Random::new(99));
     let daemon = Daemon::new(address, clock, scenario.options, Random::new(77));
@@ -25,7 +25,8 @@ fn add_daemon(world: &mut World, scenario: &Scenario, address: IpAddr, sources: 
     place
 }
 
-fn add_source(world: &mut World, host: usize, number: u32, configuration: SourceConfiguration) {
+/// Another source of a daemon.
+pub fn add_source(world: &mut World, host: usize, number: u32, configuration: SourceConfiguration) {
     let now = world.now;
     let wishes = world.daemon(host).add(now, number, configuration);
     world.grant(host, wishes);

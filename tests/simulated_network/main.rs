@@ -20,3 +20,4 @@ mod kisses;
 mod one_server;
 mod pools;
 mod replay;
+mod symmetric;

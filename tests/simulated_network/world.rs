@@ -53,6 +53,8 @@ pub struct World {
     /// What names lead to.
     pub names: BTreeMap<&'static str, Vec<IpAddr>>,
     pub random: Random,
+    /// Everything that was ever sent and when, if somebody listens.
+    pub tap: Option<Vec<(i64, Datagram)>>,
     due: BinaryHeap<Reverse<(i64, u64)>>,
     items: BTreeMap<u64, Item>,
     number: u64,
@@ -68,6 +70,7 @@ impl World {
             hosts: Vec::new(),
             names: BTreeMap::new(),
             random,
+            tap: None,
             due: BinaryHeap::new(),
             items: BTreeMap::new(),
             number: 0,
@@ -99,6 +102,14 @@ impl World {
 
     /// Lets a datagram travel.
     pub fn send(&mut self, datagram: Datagram) {
+        if let Some(tap) = &mut self.tap {
+            tap.push((self.now, datagram.clone()));
+        }
+        self.inject(datagram);
+    }
+
+    /// The same for somebody whom no tap sees.
+    pub fn inject(&mut self, datagram: Datagram) {
         let way = |address: IpAddr, way: fn(&Host) -> Way| {
             self.hosts.iter().find(|host| host.address() == address).map_or(Way::IDEAL, way)
         };

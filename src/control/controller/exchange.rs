@@ -3,7 +3,7 @@
 use super::super::action::{Action, Transmission, TransmitField};
 use super::super::association::{Association, PeerVariables, Role};
 use super::super::client::Outcome;
-use super::super::dispatch::{Dispatch, dispatch};
+use super::super::dispatch::{AssociationMode, Dispatch, dispatch};
 use super::super::event::{
     Arrival, AssociationId, ExchangeSocket, InterfaceIndex, SendHandle, SendStamp, SocketName,
 };
@@ -19,9 +19,7 @@ use crate::time::{Monotonic, Timestamp};
 /// When an association next needs attention.
 pub(super) fn due(association: &Association) -> Timestamp<Monotonic> {
     let poll = association.poll.next();
-    match &association.role {
-        Role::Client(client) => client.closes_at().map_or(poll, |time| time.min(poll)),
-    }
+    association.role.client().closes_at().map_or(poll, |time| time.min(poll))
 }
 
 impl Controller {
@@ -33,15 +31,14 @@ impl Controller {
             self.poll(id);
         } else {
             self.close_socket(id);
+            self.end_volley(id);
         }
         self.plan(id);
     }
 
     fn close_socket(&mut self, id: AssociationId) {
         let Some(association) = self.associations.get_mut(&id) else { return };
-        let open = match &mut association.role {
-            Role::Client(client) => client.close(),
-        };
+        let open = association.role.client_mut().close();
         self.actions.extend(open.map(Action::CloseSocket));
     }
 
@@ -60,15 +57,34 @@ impl Controller {
             association.filter.shift_dummy(now);
         }
         let was_reachable = association.state != SourceState::Unreachable;
-        let (header, socket) = match &mut association.role {
-            Role::Client(client) => client.request(
-                now,
-                handle.number,
-                association.poll.host_interval(),
-                |exchange| ExchangeSocket { association: id, exchange },
-                &mut self.chance,
-            ),
+        let is_request = match &mut association.role {
+            Role::Client(_) => true,
+            Role::Symmetric(symmetric) => symmetric.begins_with_volley(),
         };
+        if is_request {
+            self.send_request(id, handle);
+        } else {
+            self.send_to_peer(id, handle);
+        }
+        if input == FilterInput::Dummy && was_reachable {
+            self.select();
+        }
+        if is_first_of_burst {
+            self.review_usefulness(id);
+        }
+    }
+
+    /// A mode 3 packet, from a socket of its own.
+    fn send_request(&mut self, id: AssociationId, handle: SendHandle) {
+        let now = self.now.monotonic;
+        let Some(association) = self.associations.get_mut(&id) else { return };
+        let (header, socket) = association.role.client_mut().request(
+            now,
+            handle.number,
+            association.poll.host_interval(),
+            |exchange| ExchangeSocket { association: id, exchange },
+            &mut self.chance,
+        );
         let (instance, remote, key) = (association.instance, association.remote, association.key);
         self.actions.push(Action::OpenSocket { socket, instance, remote });
         self.actions.push(Action::Transmit(Transmission {
@@ -82,12 +98,6 @@ impl Controller {
             transmit_field: TransmitField::Keep,
             key,
         }));
-        if input == FilterInput::Dummy && was_reachable {
-            self.select();
-        }
-        if is_first_of_burst {
-            self.review_usefulness(id);
-        }
     }
 
     pub(super) fn on_sent(&mut self, handle: &SendHandle, stamp: SendStamp) {
@@ -95,6 +105,7 @@ impl Controller {
         association.traffic.sent += 1;
         match &mut association.role {
             Role::Client(client) => client.on_sent(handle.number, stamp),
+            Role::Symmetric(symmetric) => symmetric.on_sent(handle.number, stamp),
         }
     }
 
@@ -103,9 +114,11 @@ impl Controller {
         association.traffic.send_failed += 1;
         let was_current = match &mut association.role {
             Role::Client(client) => client.on_send_failed(handle.number),
+            Role::Symmetric(symmetric) => symmetric.on_send_failed(handle.number),
         };
         if was_current {
             self.close_socket(handle.association);
+            self.end_volley(handle.association);
             self.plan(handle.association);
         }
     }
@@ -123,11 +136,19 @@ impl Controller {
             },
             // Client associations live on their own sockets (RFC 9109): whatever comes to port 123, even from a
             // server of ours, is not an answer to us.
-            SocketName::Service(_) => None,
+            SocketName::Service(_) => self.peer_of(arrival),
         };
-        let mode = id.and_then(|id| self.associations.get(&id)).map(|association| association.role.mode());
+        let mode = match arrival.socket {
+            // The volley of a peering is a client's exchange.
+            SocketName::Exchange(_) => Some(AssociationMode::Client),
+            SocketName::Service(_) => {
+                id.and_then(|id| self.associations.get(&id)).map(|association| association.role.mode())
+            }
+        };
         match (dispatch(mode, arrival.header.mode()), id) {
             (Dispatch::Process, Some(id)) => self.process(id, arrival),
+            (Dispatch::NewPassive, None) => self.on_new_peer(arrival),
+            (Dispatch::Error, Some(id)) => self.on_two_passive_ends(id, arrival),
             // The workers answer requests; the modes that mobilise associations are not built into this core yet.
             _ => self.counters.discarded += 1,
         }
@@ -136,20 +157,22 @@ impl Controller {
     /// The association whose open socket this is and whose server this comes from.
     fn owner(&self, socket: ExchangeSocket, arrival: &Arrival) -> Option<AssociationId> {
         let association = self.associations.get(&socket.association)?;
-        let is_open = match &association.role {
-            Role::Client(client) => client.has_open(socket),
-        };
+        let is_open = association.role.client().has_open(socket);
         let is_its = association.remote == arrival.remote && association.instance == arrival.instance;
         (is_open && is_its).then_some(association.id)
     }
 
     fn process(&mut self, id: AssociationId, arrival: &Arrival) {
         let (now, precision) = (self.now.monotonic, self.options.precision);
+        let slewed = self.discipline.slewed(now);
         let Some(association) = self.associations.get_mut(&id) else { return };
         association.traffic.received += 1;
         let key = association.key;
-        let outcome = match &mut association.role {
-            Role::Client(client) => client.receive(now, arrival, key, precision),
+        let outcome = match (&mut association.role, arrival.socket) {
+            (Role::Symmetric(symmetric), SocketName::Service(_)) => {
+                symmetric.receive(now, arrival, key, precision, slewed)
+            }
+            (role, _) => role.client_mut().receive(now, arrival, key, precision),
         };
         match outcome {
             Outcome::Refused(failure) => self.count(id, failure),
@@ -158,10 +181,11 @@ impl Controller {
             Outcome::Timeless(failure) => self.on_timeless(id, arrival, failure),
             Outcome::Measured(sample) => self.on_sample(id, arrival, sample),
         }
+        self.hasten_peer(id, arrival.socket);
         self.plan(id);
     }
 
-    fn count(&mut self, id: AssociationId, failure: Failure) {
+    pub(super) fn count(&mut self, id: AssociationId, failure: Failure) {
         self.counters.failures.count(failure);
         if let Some(association) = self.associations.get_mut(&id) {
             association.traffic.failures.count(failure);

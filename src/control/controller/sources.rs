@@ -4,13 +4,16 @@ use super::super::action::Action;
 use super::super::agenda::Due;
 use super::super::association::{Association, Role, Traffic};
 use super::super::client::Client;
-use super::super::event::{AssociationId, InterfaceIndex};
+use super::super::event::{AssociationId, InstanceId, InterfaceIndex};
 use super::super::filter::ClockFilter;
 use super::super::kiss::Kiss;
 use super::super::news::{Farewell, News};
 use super::super::poll::PollProcess;
-use super::super::source::{POOL_MEMBERS_MAX, Place, SourceConfiguration, SourceId, SourceKind};
+use super::super::source::{
+    Burst, POOL_MEMBERS_MAX, Place, PollOptions, SourceConfiguration, SourceId, SourceKind,
+};
 use super::super::state::SourceState;
+use super::super::symmetric::Symmetric;
 use super::system::FIRST_POLL_SPREAD;
 use super::{ASSOCIATIONS_MAX, Controller, SOURCES_MAX};
 use crate::time::{Log2Seconds, Monotonic, Timestamp};
@@ -81,7 +84,7 @@ impl SourceEntry {
     /// How many associations it shall have.
     fn wanted(&self) -> usize {
         match self.configuration.kind {
-            SourceKind::Server => 1,
+            SourceKind::Server | SourceKind::Peer(_) => 1,
             SourceKind::Pool(members) => usize::from(members.clamp(1, POOL_MEMBERS_MAX)),
         }
     }
@@ -186,7 +189,7 @@ impl Controller {
         let instance = entry.configuration.instance;
         let is_fresh = |remote: &SocketAddr| {
             is_server_address(*remote)
-                && !self.servers.contains_key(&(instance, *remote))
+                && !self.is_taken(instance, *remote)
                 && !entry.refuses(*remote)
                 && !entry.tried.contains(remote)
         };
@@ -232,7 +235,8 @@ impl Controller {
             state => state < SourceState::WaitingForMeasurements,
         };
         association.useless_polls = if is_useless { association.useless_polls.saturating_add(1) } else { 0 };
-        let (source, is_long) = (association.source, association.useless_polls >= USELESS_POLLS);
+        let Some(source) = association.source else { return };
+        let is_long = association.useless_polls >= USELESS_POLLS;
         let is_named = self
             .sources
             .get(&source)
@@ -243,25 +247,54 @@ impl Controller {
     }
 
     fn mobilise(&mut self, source: SourceId, remote: SocketAddr) -> Option<AssociationId> {
-        let entry = self.sources.get_mut(&source)?;
-        let place = (entry.configuration.instance, remote);
-        if self.servers.contains_key(&place) {
+        let configuration = self.sources.get(&source)?.configuration.clone();
+        if self.is_taken(configuration.instance, remote) {
             self.report(None, News::AlreadySource { remote });
             return None;
         }
-        let next = self.last_association.checked_add(1);
-        let Some(number) = next.filter(|_| self.associations.len() < ASSOCIATIONS_MAX) else {
+        if let Some(&guest) = self.servers.get(&(configuration.instance, remote)) {
+            self.demobilise(guest, Farewell::Configured);
+            self.select();
+        }
+        let first_poll = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
+        let role = match configuration.kind {
+            SourceKind::Server | SourceKind::Pool(_) => Role::Client(Client::default()),
+            SourceKind::Peer(volley) => Role::Symmetric(Symmetric::active(volley)),
+        };
+        let Some(id) = self.insert(Some(source), &configuration, remote, role, first_poll) else {
             self.report(None, News::TableFull);
             return None;
         };
+        let entry = self.sources.get_mut(&source)?;
+        entry.members.push(id);
+        Some(id)
+    }
+
+    /// Is the address a source's? A passive peer, which came unasked, makes room for one that is configured.
+    fn is_taken(&self, instance: InstanceId, remote: SocketAddr) -> bool {
+        let held = self.servers.get(&(instance, remote)).and_then(|id| self.associations.get(id));
+        held.is_some_and(|association| !association.role.is_passive())
+    }
+
+    /// A new association with an address that has none; `None`: there is no room.
+    pub(super) fn insert(
+        &mut self,
+        source: Option<SourceId>,
+        configuration: &SourceConfiguration,
+        remote: SocketAddr,
+        role: Role,
+        first_poll: Timestamp<Monotonic>,
+    ) -> Option<AssociationId> {
+        let number = self.last_association.checked_add(1)?;
+        if self.associations.len() >= ASSOCIATIONS_MAX {
+            return None;
+        }
         self.last_association = number;
         let id = AssociationId(number);
-        entry.members.push(id);
-        let first_poll = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
-        let association =
-            new_association(id, source, remote, &entry.configuration, first_poll, self.options.precision);
+        let precision = self.options.precision;
+        let association = new_association(id, source, remote, configuration, role, first_poll, precision);
+        self.servers.insert((association.instance, remote), id);
         self.associations.insert(id, association);
-        self.servers.insert(place, id);
         self.report(Some(id), News::Mobilised { remote });
         self.plan(id);
         Some(id)
@@ -270,24 +303,28 @@ impl Controller {
     /// Dissolves an association. Selection is the caller's to run.
     pub(super) fn demobilise(&mut self, id: AssociationId, reason: Farewell) {
         let Some(mut association) = self.associations.remove(&id) else { return };
-        let open = match &mut association.role {
-            Role::Client(client) => client.close(),
-        };
+        let open = association.role.client_mut().close();
         self.actions.extend(open.map(Action::CloseSocket));
         self.servers.remove(&(association.instance, association.remote));
         self.agenda.set(Due::Association(id), None);
         let remote = association.remote;
-        if let Some(entry) = self.sources.get_mut(&association.source) {
+        if let Some(source) = association.source
+            && let Some(entry) = self.sources.get_mut(&source)
+        {
             entry.members.retain(|member| *member != id);
             match reason {
                 Farewell::Kissed(kiss) => {
                     remember(&mut entry.refusing, (remote, kiss));
                     if matches!(entry.configuration.place, Place::Name(..)) {
-                        self.agenda.set(Due::Lookup(association.source), Some(self.now.monotonic));
+                        self.agenda.set(Due::Lookup(source), Some(self.now.monotonic));
                     }
                 }
                 Farewell::Replaced => remember(&mut entry.tried, remote),
-                Farewell::Removed => {}
+                Farewell::Removed
+                | Farewell::Silent
+                | Farewell::WorseStratum
+                | Farewell::BothPassive
+                | Farewell::Configured => {}
             }
         }
         self.report(Some(id), News::Demobilised { remote, reason });
@@ -296,9 +333,10 @@ impl Controller {
 
 fn new_association(
     id: AssociationId,
-    source: SourceId,
+    source: Option<SourceId>,
     remote: SocketAddr,
     configuration: &SourceConfiguration,
+    role: Role,
     first_poll: Timestamp<Monotonic>,
     precision: Log2Seconds,
 ) -> Association {
@@ -311,8 +349,8 @@ fn new_association(
         local: None,
         key: configuration.key,
         options: configuration.options,
-        role: Role::Client(Client::default()),
-        poll: PollProcess::new(configuration.poll, first_poll),
+        poll: PollProcess::new(poll_options(configuration, &role), first_poll),
+        role,
         filter: ClockFilter::new(precision),
         peer: None,
         last_sample: None,
@@ -320,5 +358,13 @@ fn new_association(
         state: SourceState::Unreachable,
         traffic: Traffic::default(),
         useless_polls: 0,
+    }
+}
+
+/// RFC 5905 section 13.2 knows bursts of clients only; two peers that burst at each other would never rest.
+fn poll_options(configuration: &SourceConfiguration, role: &Role) -> PollOptions {
+    match role {
+        Role::Client(_) => configuration.poll,
+        Role::Symmetric(_) => PollOptions { iburst: Burst::Off, burst: Burst::Off, ..configuration.poll },
     }
 }
