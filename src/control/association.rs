@@ -3,6 +3,8 @@
 //! Owns: the peer variables of RFC 5905 section 9.1 and what a report shows. Does not own: what its mode does on the
 //! wire ([`Role`]), and when anything happens (the controller's agenda).
 
+use super::broadcast_client::BroadcastClient;
+use super::broadcast_server::BroadcastServer;
 use super::client::Client;
 use super::dispatch::AssociationMode;
 use super::event::{AssociationId, InstanceId, InterfaceIndex, KeyId, StampKind};
@@ -19,12 +21,16 @@ use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpShort, NtpTimestamp, T
 use crate::wire::{Header, Leap, ReferenceId};
 use std::net::{IpAddr, SocketAddr};
 
-/// What an association is on the wire, with the state that takes. The symmetric, broadcast and manycast modes each
-/// are one more variant.
+/// What an association is on the wire, with the state that takes. The symmetric and manycast modes each are one more
+/// variant.
 #[derive(Clone, Debug)]
 pub enum Role {
     /// Asks one server in mode 3.
     Client(Client),
+    /// Tells everybody in mode 5.
+    BroadcastServer(BroadcastServer),
+    /// Hears one server in mode 5.
+    BroadcastClient(BroadcastClient),
 }
 
 impl Role {
@@ -33,7 +39,36 @@ impl Role {
     pub const fn mode(&self) -> AssociationMode {
         match self {
             Self::Client(_) => AssociationMode::Client,
+            Self::BroadcastServer(_) => AssociationMode::Broadcast,
+            // Section 9.2: a client while the delay is measured, then mode 6.
+            Self::BroadcastClient(listener) if listener.is_asking() => AssociationMode::Client,
+            Self::BroadcastClient(_) => AssociationMode::BroadcastClient,
         }
+    }
+
+    /// The part of it that asks in mode 3.
+    #[must_use]
+    pub const fn client(&self) -> Option<&Client> {
+        match self {
+            Self::Client(client) => Some(client),
+            Self::BroadcastClient(listener) => Some(&listener.client),
+            Self::BroadcastServer(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub const fn client_mut(&mut self) -> Option<&mut Client> {
+        match self {
+            Self::Client(client) => Some(client),
+            Self::BroadcastClient(listener) => Some(&mut listener.client),
+            Self::BroadcastServer(_) => None,
+        }
+    }
+
+    /// Has selection anything to do with it?
+    #[must_use]
+    pub const fn gives_time(&self) -> bool {
+        matches!(self, Self::Client(_) | Self::BroadcastClient(_))
     }
 }
 
@@ -184,6 +219,8 @@ impl Association {
         self.poll.restart(first_poll);
         match &mut self.role {
             Role::Client(client) => client.forget(),
+            Role::BroadcastClient(listener) => listener.forget(first_poll),
+            Role::BroadcastServer(_) => {}
         }
     }
 

@@ -63,6 +63,8 @@ pub enum Farewell {
     Removed,
     /// Its name leads to another address that may be better.
     Replaced,
+    /// It was to be heard, and was not for long.
+    Silent,
 }
 
 impl fmt::Display for News {
@@ -77,6 +79,9 @@ impl fmt::Display for News {
             }
             Self::Demobilised { remote, reason: Farewell::Replaced } => {
                 write!(formatter, "{remote} is of no use and gives way to another address of its name")
+            }
+            Self::Demobilised { remote, reason: Farewell::Silent } => {
+                write!(formatter, "{remote} has fallen silent")
             }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();

@@ -13,6 +13,7 @@ mod scenario;
 mod server;
 mod world;
 
+mod broadcast;
 mod falsetickers;
 mod faulty;
 mod following;

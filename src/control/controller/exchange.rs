@@ -2,7 +2,7 @@
 
 use super::super::action::{Action, Transmission, TransmitField};
 use super::super::association::{Association, PeerVariables, Role};
-use super::super::client::Outcome;
+use super::super::client::{Client, Outcome};
 use super::super::dispatch::{Dispatch, dispatch};
 use super::super::event::{
     Arrival, AssociationId, ExchangeSocket, InterfaceIndex, SendHandle, SendStamp, SocketName,
@@ -15,12 +15,20 @@ use super::super::sample::Sample;
 use super::super::state::SourceState;
 use super::Controller;
 use crate::time::{Monotonic, Timestamp};
+use crate::wire::Mode;
 
 /// When an association next needs attention.
 pub(super) fn due(association: &Association) -> Timestamp<Monotonic> {
-    let poll = association.poll.next();
+    let turn = turn(association);
+    let closes_at = association.role.client().and_then(Client::closes_at);
+    closes_at.map_or(turn, |time| time.min(turn))
+}
+
+/// When it is an association's turn to send, or to notice that it heard nothing.
+fn turn(association: &Association) -> Timestamp<Monotonic> {
     match &association.role {
-        Role::Client(client) => client.closes_at().map_or(poll, |time| time.min(poll)),
+        Role::BroadcastClient(listener) => listener.next(),
+        Role::Client(_) | Role::BroadcastServer(_) => association.poll.next(),
     }
 }
 
@@ -29,26 +37,27 @@ impl Controller {
     pub(super) fn on_due(&mut self, id: AssociationId) {
         let now = self.now.monotonic;
         let Some(association) = self.associations.get_mut(&id) else { return };
-        if association.poll.next() <= now {
-            self.poll(id);
+        if turn(association) <= now {
+            match &association.role {
+                Role::Client(_) => self.poll(id),
+                Role::BroadcastServer(_) => self.broadcast(id),
+                Role::BroadcastClient(_) => self.on_listener_turn(id),
+            }
         } else {
             self.close_socket(id);
         }
         self.plan(id);
     }
 
-    fn close_socket(&mut self, id: AssociationId) {
+    pub(super) fn close_socket(&mut self, id: AssociationId) {
         let Some(association) = self.associations.get_mut(&id) else { return };
-        let open = match &mut association.role {
-            Role::Client(client) => client.close(),
-        };
+        let open = association.role.client_mut().and_then(Client::close);
         self.actions.extend(open.map(Action::CloseSocket));
     }
 
     /// RFC 5905 section 13.2: sends a request, and tells the filter if the last ones were in vain.
     fn poll(&mut self, id: AssociationId) {
         self.close_socket(id);
-        let handle = self.send_handle(id);
         let (now, system_poll) = (self.now.monotonic, self.system.poll.interval());
         let Some(association) = self.associations.get_mut(&id) else { return };
         // accept() of A.5.5.3 lets through what gets further than `NotSelectable`.
@@ -60,15 +69,24 @@ impl Controller {
             association.filter.shift_dummy(now);
         }
         let was_reachable = association.state != SourceState::Unreachable;
-        let (header, socket) = match &mut association.role {
-            Role::Client(client) => client.request(
-                now,
-                handle.number,
-                association.poll.host_interval(),
-                |exchange| ExchangeSocket { association: id, exchange },
-                &mut self.chance,
-            ),
-        };
+        self.ask(id);
+        if input == FilterInput::Dummy && was_reachable {
+            self.select();
+        }
+        if is_first_of_burst {
+            self.review_usefulness(id);
+        }
+    }
+
+    /// Sends a request from a socket of its own.
+    pub(super) fn ask(&mut self, id: AssociationId) {
+        let handle = self.send_handle(id);
+        let now = self.now.monotonic;
+        let Some(association) = self.associations.get_mut(&id) else { return };
+        let interval = association.poll.host_interval();
+        let Some(client) = association.role.client_mut() else { return };
+        let name = |exchange| ExchangeSocket { association: id, exchange };
+        let (header, socket) = client.request(now, handle.number, interval, name, &mut self.chance);
         let (instance, remote, key) = (association.instance, association.remote, association.key);
         self.actions.push(Action::OpenSocket { socket, instance, remote });
         self.actions.push(Action::Transmit(Transmission {
@@ -82,29 +100,21 @@ impl Controller {
             transmit_field: TransmitField::Keep,
             key,
         }));
-        if input == FilterInput::Dummy && was_reachable {
-            self.select();
-        }
-        if is_first_of_burst {
-            self.review_usefulness(id);
-        }
     }
 
     pub(super) fn on_sent(&mut self, handle: &SendHandle, stamp: SendStamp) {
         let Some(association) = self.associations.get_mut(&handle.association) else { return };
         association.traffic.sent += 1;
-        match &mut association.role {
-            Role::Client(client) => client.on_sent(handle.number, stamp),
+        if let Some(client) = association.role.client_mut() {
+            client.on_sent(handle.number, stamp);
         }
     }
 
     pub(super) fn on_send_failed(&mut self, handle: &SendHandle) {
         let Some(association) = self.associations.get_mut(&handle.association) else { return };
         association.traffic.send_failed += 1;
-        let was_current = match &mut association.role {
-            Role::Client(client) => client.on_send_failed(handle.number),
-        };
-        if was_current {
+        let client = association.role.client_mut();
+        if client.is_some_and(|client| client.on_send_failed(handle.number)) {
             self.close_socket(handle.association);
             self.plan(handle.association);
         }
@@ -121,24 +131,33 @@ impl Controller {
                     return;
                 }
             },
-            // Client associations live on their own sockets (RFC 9109): whatever comes to port 123, even from a
-            // server of ours, is not an answer to us.
-            SocketName::Service(_) => None,
+            SocketName::Service(_) => self.resident(arrival),
         };
         let mode = id.and_then(|id| self.associations.get(&id)).map(|association| association.role.mode());
         match (dispatch(mode, arrival.header.mode()), id) {
+            (Dispatch::Process, Some(id)) if arrival.header.mode() == Mode::Broadcast => {
+                self.hear(id, arrival)
+            }
             (Dispatch::Process, Some(id)) => self.process(id, arrival),
-            // The workers answer requests; the modes that mobilise associations are not built into this core yet.
+            (Dispatch::NewBroadcastClient, _) => self.meet_broadcaster(arrival),
+            // The workers answer requests.
             _ => self.counters.discarded += 1,
+        }
+    }
+
+    /// The association that a packet at port 123 belongs to. Client associations live on their own sockets (RFC 9109),
+    /// so an answer there, even from a server of ours, belongs to none.
+    fn resident(&self, arrival: &Arrival) -> Option<AssociationId> {
+        match arrival.header.mode() {
+            Mode::Broadcast => self.servers.get(&(arrival.instance, arrival.remote)).copied(),
+            _ => None,
         }
     }
 
     /// The association whose open socket this is and whose server this comes from.
     fn owner(&self, socket: ExchangeSocket, arrival: &Arrival) -> Option<AssociationId> {
         let association = self.associations.get(&socket.association)?;
-        let is_open = match &association.role {
-            Role::Client(client) => client.has_open(socket),
-        };
+        let is_open = association.role.client().is_some_and(|client| client.has_open(socket));
         let is_its = association.remote == arrival.remote && association.instance == arrival.instance;
         (is_open && is_its).then_some(association.id)
     }
@@ -148,9 +167,11 @@ impl Controller {
         let Some(association) = self.associations.get_mut(&id) else { return };
         association.traffic.received += 1;
         let key = association.key;
-        let outcome = match &mut association.role {
-            Role::Client(client) => client.receive(now, arrival, key, precision),
-        };
+        let Some(client) = association.role.client_mut() else { return };
+        let outcome = client.receive(now, arrival, key, precision);
+        if let Role::BroadcastClient(listener) = &mut association.role {
+            listener.on_answer(now, arrival, &outcome);
+        }
         match outcome {
             Outcome::Refused(failure) => self.count(id, failure),
             Outcome::Unstamped => association.traffic.unstamped += 1,
@@ -161,7 +182,7 @@ impl Controller {
         self.plan(id);
     }
 
-    fn count(&mut self, id: AssociationId, failure: Failure) {
+    pub(super) fn count(&mut self, id: AssociationId, failure: Failure) {
         self.counters.failures.count(failure);
         if let Some(association) = self.associations.get_mut(&id) {
             association.traffic.failures.count(failure);

@@ -3,13 +3,14 @@
 use super::super::action::Action;
 use super::super::agenda::Due;
 use super::super::association::{Association, Role, Traffic};
+use super::super::broadcast_server::BroadcastServer;
 use super::super::client::Client;
 use super::super::event::{AssociationId, InterfaceIndex};
 use super::super::filter::ClockFilter;
 use super::super::kiss::Kiss;
 use super::super::news::{Farewell, News};
 use super::super::poll::PollProcess;
-use super::super::source::{POOL_MEMBERS_MAX, Place, SourceConfiguration, SourceId, SourceKind};
+use super::super::source::{POOL_MEMBERS_MAX, Place, PollOptions, SourceConfiguration, SourceId, SourceKind};
 use super::super::state::SourceState;
 use super::system::FIRST_POLL_SPREAD;
 use super::{ASSOCIATIONS_MAX, Controller, SOURCES_MAX};
@@ -28,6 +29,9 @@ const LOOKUP_INTERVAL_MAX: Log2Seconds = Log2Seconds(12);
 const ADDRESSES_MAX: usize = 32;
 /// The most addresses of one source remembered as refusing us, or as tried.
 const REMEMBERED_MAX: usize = 64;
+
+/// The most broadcast servers heard at one place. A network has one or two; more than this is forgery.
+pub(super) const BROADCASTERS_MAX: usize = 8;
 
 /// A configured source and what became of it.
 #[derive(Clone, Debug)]
@@ -79,14 +83,15 @@ impl SourceEntry {
     }
 
     /// How many associations it shall have.
-    fn wanted(&self) -> usize {
+    pub(super) fn wanted(&self) -> usize {
         match self.configuration.kind {
-            SourceKind::Server => 1,
+            SourceKind::Server | SourceKind::Broadcast(_) => 1,
+            SourceKind::BroadcastClient(_) => BROADCASTERS_MAX,
             SourceKind::Pool(members) => usize::from(members.clamp(1, POOL_MEMBERS_MAX)),
         }
     }
 
-    fn refuses(&self, remote: SocketAddr) -> bool {
+    pub(super) fn refuses(&self, remote: SocketAddr) -> bool {
         self.refusing.iter().any(|(address, _)| *address == remote)
     }
 }
@@ -111,9 +116,13 @@ impl Controller {
         if self.sources.len() >= SOURCES_MAX {
             return self.report(None, News::TableFull);
         }
-        let place = configuration.place.clone();
+        let (kind, place) = (configuration.kind, configuration.place.clone());
         self.sources.insert(source, SourceEntry::new(configuration));
         self.review_poll_range();
+        if kind.only_listens() {
+            self.listeners.insert(source);
+            return;
+        }
         match place {
             Place::Address(remote) => _ = self.mobilise(source, remote),
             Place::Name(..) => self.look_up(source),
@@ -126,6 +135,7 @@ impl Controller {
             self.demobilise(member, Farewell::Removed);
         }
         self.sources.remove(&source);
+        self.listeners.remove(&source);
         self.agenda.set(Due::Lookup(source), None);
         self.review_poll_range();
         self.select();
@@ -243,6 +253,19 @@ impl Controller {
     }
 
     fn mobilise(&mut self, source: SourceId, remote: SocketAddr) -> Option<AssociationId> {
+        let role = match self.sources.get(&source)?.configuration.kind {
+            SourceKind::Broadcast(options) => Role::BroadcastServer(BroadcastServer::new(options)),
+            _ => Role::Client(Client::default()),
+        };
+        self.mobilise_as(source, remote, role)
+    }
+
+    pub(super) fn mobilise_as(
+        &mut self,
+        source: SourceId,
+        remote: SocketAddr,
+        role: Role,
+    ) -> Option<AssociationId> {
         let entry = self.sources.get_mut(&source)?;
         let place = (entry.configuration.instance, remote);
         if self.servers.contains_key(&place) {
@@ -258,8 +281,18 @@ impl Controller {
         let id = AssociationId(number);
         entry.members.push(id);
         let first_poll = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
-        let association =
+        let mut association =
             new_association(id, source, remote, &entry.configuration, first_poll, self.options.precision);
+        match &role {
+            Role::BroadcastServer(server) => {
+                association.poll = PollProcess::new(PollOptions::fixed(server.interval()), first_poll);
+            }
+            Role::BroadcastClient(listener) => {
+                association.poll = PollProcess::new(PollOptions::fixed(listener.interval()), first_poll);
+            }
+            Role::Client(_) => {}
+        }
+        association.role = role;
         self.associations.insert(id, association);
         self.servers.insert(place, id);
         self.report(Some(id), News::Mobilised { remote });
@@ -270,9 +303,7 @@ impl Controller {
     /// Dissolves an association. Selection is the caller's to run.
     pub(super) fn demobilise(&mut self, id: AssociationId, reason: Farewell) {
         let Some(mut association) = self.associations.remove(&id) else { return };
-        let open = match &mut association.role {
-            Role::Client(client) => client.close(),
-        };
+        let open = association.role.client_mut().and_then(Client::close);
         self.actions.extend(open.map(Action::CloseSocket));
         self.servers.remove(&(association.instance, association.remote));
         self.agenda.set(Due::Association(id), None);
@@ -287,7 +318,7 @@ impl Controller {
                     }
                 }
                 Farewell::Replaced => remember(&mut entry.tried, remote),
-                Farewell::Removed => {}
+                Farewell::Removed | Farewell::Silent => {}
             }
         }
         self.report(Some(id), News::Demobilised { remote, reason });
