@@ -10,6 +10,7 @@ use super::dispatch::AssociationMode;
 use super::event::{AssociationId, InstanceId, InterfaceIndex, KeyId, StampKind};
 use super::filter::ClockFilter;
 use super::kiss::Kiss;
+use super::manycast::Search;
 use super::packet_checks::FailureCounts;
 use super::poll::PollProcess;
 use super::reference::{Followed, find_loop};
@@ -21,8 +22,7 @@ use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpShort, NtpTimestamp, T
 use crate::wire::{Header, Leap, ReferenceId};
 use std::net::{IpAddr, SocketAddr};
 
-/// What an association is on the wire, with the state that takes. The symmetric and manycast modes each are one more
-/// variant.
+/// What an association is on the wire, with the state that takes. The symmetric modes are one more variant.
 #[derive(Clone, Debug)]
 pub enum Role {
     /// Asks one server in mode 3.
@@ -31,6 +31,8 @@ pub enum Role {
     BroadcastServer(BroadcastServer),
     /// Hears one server in mode 5.
     BroadcastClient(BroadcastClient),
+    /// Asks a group for servers in mode 3.
+    ManycastClient(Search),
 }
 
 impl Role {
@@ -38,7 +40,7 @@ impl Role {
     #[must_use]
     pub const fn mode(&self) -> AssociationMode {
         match self {
-            Self::Client(_) => AssociationMode::Client,
+            Self::Client(_) | Self::ManycastClient(_) => AssociationMode::Client,
             Self::BroadcastServer(_) => AssociationMode::Broadcast,
             // Section 9.2: a client while the delay is measured, then mode 6.
             Self::BroadcastClient(listener) if listener.is_asking() => AssociationMode::Client,
@@ -52,7 +54,7 @@ impl Role {
         match self {
             Self::Client(client) => Some(client),
             Self::BroadcastClient(listener) => Some(&listener.client),
-            Self::BroadcastServer(_) => None,
+            Self::BroadcastServer(_) | Self::ManycastClient(_) => None,
         }
     }
 
@@ -61,7 +63,7 @@ impl Role {
         match self {
             Self::Client(client) => Some(client),
             Self::BroadcastClient(listener) => Some(&mut listener.client),
-            Self::BroadcastServer(_) => None,
+            Self::BroadcastServer(_) | Self::ManycastClient(_) => None,
         }
     }
 
@@ -220,7 +222,7 @@ impl Association {
         match &mut self.role {
             Role::Client(client) => client.forget(),
             Role::BroadcastClient(listener) => listener.forget(first_poll),
-            Role::BroadcastServer(_) => {}
+            Role::BroadcastServer(_) | Role::ManycastClient(_) => {}
         }
     }
 

@@ -8,6 +8,7 @@
 //! the shell has looked at the sockets.
 
 mod exchange;
+mod search;
 mod sources;
 mod system;
 mod unasked;
@@ -81,7 +82,7 @@ pub struct Controller {
     associations: BTreeMap<AssociationId, Association>,
     /// The servers among them: one server has one voice.
     servers: BTreeMap<(InstanceId, SocketAddr), AssociationId>,
-    /// The sources that wait for others to begin.
+    /// The sources that have to do with packets of strangers.
     listeners: BTreeSet<SourceId>,
     last_association: u32,
     last_send: u64,

@@ -1,8 +1,8 @@
 //! What must hold whatever happens. The behaviour of whole hosts is in `tests/simulated_network`.
 
 use super::super::source::{
-    BroadcastClientOptions, BroadcastOptions, Burst, Calibration, NTP_GROUP, Place, PollOptions,
-    SourceConfiguration, SourceKind, Unsigned,
+    BroadcastClientOptions, BroadcastOptions, Burst, Calibration, ManycastOptions, NTP_GROUP, Place,
+    PollOptions, SourceConfiguration, SourceKind, Unsigned,
 };
 use super::super::{
     Access, Arrival, Authentication, Delivery, ExchangeSocket, InstanceId, InterfaceIndex, KeyId, SendStamp,
@@ -72,6 +72,11 @@ enum Happening {
         poll: i8,
         verdict: u8,
     },
+    /// The last question to a group is answered from here; if none was asked, somebody asks our group.
+    Found {
+        remote: u8,
+        verdict: u8,
+    },
     Remove(u8),
     Step(i64),
 }
@@ -112,13 +117,14 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(source, addresses)| Happening::Resolve { source, addresses }),
         2 => (
             (0_u8..6, any::<bool>(), any::<u8>(), any::<bool>()),
-            (any::<i8>(), any::<i8>(), any::<bool>(), 0_u8..8),
+            (any::<i8>(), any::<i8>(), any::<bool>(), 0_u8..10),
         )
             .prop_map(|((source, named, pool, keyed), (poll_min, poll_max, bursts, unasked))| Happening::Add {
                 source, named, pool, keyed, poll_min, poll_max, bursts, unasked
             }),
         4 => (0_u8..12, prop_oneof![4 => -2000..2000_i32, 1 => any::<i32>()], any::<i8>(), 0_u8..8)
             .prop_map(|(remote, lie, poll, verdict)| Happening::Broadcast { remote, lie, poll, verdict }),
+        4 => (0_u8..40, 0_u8..8).prop_map(|(remote, verdict)| Happening::Found { remote, verdict }),
         1 => (0_u8..6).prop_map(Happening::Remove),
         1 => any::<i64>().prop_map(Happening::Step),
     ]
@@ -131,13 +137,22 @@ struct Shell {
     wake_at: Option<Timestamp<Monotonic>>,
     sends: Vec<Transmission>,
     last: Option<(SocketName, SocketAddr, Header)>,
+    asked: Option<Header>,
     open: BTreeSet<ExchangeSocket>,
 }
 
 impl Shell {
     fn new() -> Self {
         let controller = Controller::new(ControllerOptions::default(), [1; 32], START);
-        Self { controller, now: START, wake_at: None, sends: Vec::new(), last: None, open: BTreeSet::new() }
+        Self {
+            controller,
+            now: START,
+            wake_at: None,
+            sends: Vec::new(),
+            last: None,
+            asked: None,
+            open: BTreeSet::new(),
+        }
     }
 
     fn pass(&mut self, duration: NtpDuration) {
@@ -188,13 +203,22 @@ impl Shell {
         }
     }
 
-    /// What may leave from port 123: broadcasts, of a time that we know.
-    fn check_unasked(&self, transmission: &Transmission) {
-        let Transmission { header, hop_limit, .. } = transmission;
-        assert_eq!(header.mode(), Mode::Broadcast);
-        assert!(self.controller.system.snapshot.is_synchronised());
-        assert!(hop_limit.is_some_and(|limit| limit > 0));
-        assert!(header.origin_timestamp().is_unknown() && header.receive_timestamp().is_unknown());
+    /// What may leave from port 123: questions to a group, and, while we know the time, broadcasts and answers.
+    fn check_unasked(&mut self, transmission: &Transmission) {
+        let Transmission { header, hop_limit, to, .. } = transmission;
+        let is_synchronised = self.controller.system.snapshot.is_synchronised();
+        match header.mode() {
+            Mode::Broadcast => {
+                assert!(is_synchronised && hop_limit.is_some_and(|limit| limit > 0));
+                assert!(header.origin_timestamp().is_unknown() && header.receive_timestamp().is_unknown());
+            }
+            Mode::Client => {
+                assert!(hop_limit.is_some_and(|limit| limit > 0) && to.ip().is_multicast());
+                self.asked = Some(*header);
+            }
+            Mode::Server => assert!(is_synchronised && !to.ip().is_multicast()),
+            mode => panic!("mode {mode:?} from port 123"),
+        }
     }
 
     fn check_tables(&self) {
@@ -288,6 +312,7 @@ impl Shell {
                 let arrival = self.to_everybody(self.arrival(socket, remote, header));
                 self.tell(Event::Packet(judged(arrival, verdict)));
             }
+            Happening::Found { remote, verdict } => self.found(remote, verdict),
             Happening::Remove(source) => self.tell(Event::RemoveSource(SourceId(source.into()))),
             Happening::Step(bits) => self.tell(Event::ClockStepped(NtpDuration::from_bits(bits))),
         }
@@ -355,6 +380,26 @@ impl Shell {
         self.tell(Event::Packet(judged(arrival, verdict)));
     }
 
+    fn found(&mut self, remote: u8, verdict: u8) {
+        let (socket, remote) = (SocketName::Service(InstanceId(0)), SocketAddr::new(address(remote), 123));
+        let arrival = match self.asked {
+            Some(question) => {
+                let mut header = Header::new(Leap::None, Version::V4, Mode::Server);
+                header.stratum = 1;
+                header.set_origin_timestamp(question.transmit_timestamp());
+                header.set_receive_timestamp(self.now.clock);
+                header.set_transmit_timestamp(self.now.clock);
+                self.arrival(socket, remote, header)
+            }
+            None => {
+                let mut header = Header::new(Leap::None, Version::V4, Mode::Client);
+                header.set_transmit_timestamp(self.now.clock);
+                self.to_everybody(self.arrival(socket, remote, header))
+            }
+        };
+        self.tell(Event::Packet(judged(arrival, verdict)));
+    }
+
     /// The same packet, sent to the group in turn with the broadcast address.
     fn to_everybody(&self, arrival: Arrival) -> Arrival {
         let is_multicast = self.now.monotonic.nanoseconds() % 2 == 0;
@@ -395,6 +440,12 @@ fn kind(unasked: u8, number: i8, keyed: bool) -> Option<(SourceKind, IpAddr)> {
             SourceKind::BroadcastClient(BroadcastClientOptions { calibration: delay, ..listener }),
             any,
         )),
+        4 | 5 => {
+            let most = number.unsigned_abs();
+            let options = ManycastOptions { most, hop_limit_max: 3, unsigned, ..ManycastOptions::default() };
+            Some((SourceKind::ManycastClient(options), NTP_GROUP))
+        }
+        6 => Some((SourceKind::ManycastServer(unsigned), NTP_GROUP)),
         _ => None,
     }
 }
@@ -407,7 +458,7 @@ proptest! {
     fn whatever_happens_the_controller_keeps_its_promises(history in prop::collection::vec(happening(), 1..200)) {
         let mut shell = Shell::new();
         shell.happen(Happening::Add {
-            source: 0, named: false, pool: 0, keyed: false, poll_min: 4, poll_max: 10, bursts: true, unasked: 7,
+            source: 0, named: false, pool: 0, keyed: false, poll_min: 4, poll_max: 10, bursts: true, unasked: 9,
         });
         for happening in history {
             shell.happen(happening);

@@ -42,6 +42,7 @@ pub mod event;
 pub mod filter;
 pub mod intersection;
 pub mod kiss;
+pub mod manycast;
 pub mod news;
 pub mod packet_checks;
 pub mod poll;

@@ -61,10 +61,12 @@ pub enum Farewell {
     Kissed(Kiss),
     /// The configuration no longer has its source.
     Removed,
-    /// Its name leads to another address that may be better.
+    /// Another that its name leads to may be better, or another that the search found is.
     Replaced,
     /// It was to be heard, and was not for long.
     Silent,
+    /// The search for servers starts over.
+    SearchedAnew,
 }
 
 impl fmt::Display for News {
@@ -78,10 +80,16 @@ impl fmt::Display for News {
                 write!(formatter, "{remote} is no longer configured")
             }
             Self::Demobilised { remote, reason: Farewell::Replaced } => {
-                write!(formatter, "{remote} is of no use and gives way to another address of its name")
+                write!(formatter, "{remote} is of no use and gives way to a better one")
             }
             Self::Demobilised { remote, reason: Farewell::Silent } => {
                 write!(formatter, "{remote} has fallen silent")
+            }
+            Self::Demobilised { remote, reason: Farewell::SearchedAnew } => {
+                write!(
+                    formatter,
+                    "{remote} is let go: too few servers were found, and the search starts over"
+                )
             }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();

@@ -33,19 +33,36 @@ pub enum SourceKind {
     /// Every server that is heard in mode 5 at the place: a multicast group, a broadcast address, or 0.0.0.0 for any
     /// broadcast address. The shell joins the group.
     BroadcastClient(BroadcastClientOptions),
+    /// The servers that answer when the group at the place is asked in mode 3; each is then asked like any server.
+    ManycastClient(ManycastOptions),
+    /// None: we answer those who ask the group at the place, which the shell joins. Questions without a MAC only where
+    /// that is allowed.
+    ManycastServer(Unsigned),
 }
 
 impl SourceKind {
-    /// Does it give us time? (A broadcast server of ours does not.)
+    /// Does it give us time? (A server of ours does not.)
     #[must_use]
     pub const fn gives_time(&self) -> bool {
-        !matches!(self, Self::Broadcast(_))
+        !matches!(self, Self::Broadcast(_) | Self::ManycastServer(_))
     }
 
     /// Does it only wait for others to begin?
     #[must_use]
     pub const fn only_listens(&self) -> bool {
-        matches!(self, Self::BroadcastClient(_))
+        matches!(self, Self::BroadcastClient(_) | Self::ManycastServer(_))
+    }
+
+    /// Do we speak to everybody at its place? Then the place is an address; a name leads nowhere.
+    #[must_use]
+    pub const fn addresses_many(&self) -> bool {
+        matches!(self, Self::Broadcast(_) | Self::ManycastClient(_))
+    }
+
+    /// Has it to do with packets at port 123 that belong to no association?
+    #[must_use]
+    pub const fn hears_strangers(&self) -> bool {
+        matches!(self, Self::BroadcastClient(_) | Self::ManycastClient(_) | Self::ManycastServer(_))
     }
 }
 
@@ -100,6 +117,52 @@ impl Default for BroadcastClientOptions {
     /// A volley, signed packets only, all interfaces.
     fn default() -> Self {
         Self { calibration: Calibration::Volley, unsigned: Unsigned::Refused, interface: InterfaceIndex(0) }
+    }
+}
+
+/// How we search for servers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ManycastOptions {
+    /// MINCLOCK of RFC 5905 A.1.1: so many servers end the search. 1 and up.
+    pub enough: u8,
+    /// MAXCLOCK: never more than this; from `enough` up to [`POOL_MEMBERS_MAX`].
+    pub most: u8,
+    /// TTLMAX: how far the search goes. 1 and up.
+    pub hop_limit_max: u8,
+    /// BEACON: how long the search rests when it was in vain, and between two questions when it was not.
+    pub timeout: Log2Seconds,
+    /// Whether unsigned answers count.
+    pub unsigned: Unsigned,
+    /// Through which interface; 0: routing decides.
+    pub interface: InterfaceIndex,
+}
+
+impl Default for ManycastOptions {
+    /// As in RFC 5905 A.1.1; but the timeout is a little more than an hour, as ntpd has it, and not nine (BEACON 15):
+    /// somebody who has no server should not wait for one that long.
+    fn default() -> Self {
+        Self {
+            enough: 3,
+            most: 10,
+            hop_limit_max: 8,
+            timeout: Log2Seconds(12),
+            unsigned: Unsigned::Refused,
+            interface: InterfaceIndex(0),
+        }
+    }
+}
+
+impl ManycastOptions {
+    /// The number of servers that ends the search, 1 to [`POOL_MEMBERS_MAX`].
+    #[must_use]
+    pub fn enough(&self) -> usize {
+        usize::from(self.enough.clamp(1, POOL_MEMBERS_MAX))
+    }
+
+    /// The most servers, not below [`Self::enough`].
+    #[must_use]
+    pub fn most(&self) -> usize {
+        usize::from(self.most.min(POOL_MEMBERS_MAX)).max(self.enough())
     }
 }
 

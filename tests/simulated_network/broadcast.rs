@@ -230,8 +230,19 @@ fn who_does_not_listen_hears_nothing() {
     assert_eq!(world.daemon(CLIENT).controller.counters().discarded, 10);
     let client = crate::scenario::CLIENT_ADDRESS;
     speak(&mut world, client, 160);
+    assert_eq!(
+        world.daemon(CLIENT).controller.counters().discarded,
+        20,
+        "what comes to us alone is no broadcast"
+    );
+    // RFC 5905 section 8: a broadcast server speaks from port 123.
+    let now = world.now;
+    let mut datagram = world.server(1).broadcast(now, BROADCAST, POLL);
+    datagram.from.set_port(124);
+    world.send(datagram);
+    world.run(16.0);
     let daemon = world.daemon(CLIENT);
-    assert_eq!(daemon.controller.counters().discarded, 20, "what comes to us alone is no broadcast");
+    assert_eq!(daemon.controller.counters().discarded, 21);
     assert_eq!(daemon.controller.associations().count(), 0);
 }
 
@@ -311,7 +322,7 @@ fn forged_servers_are_bounded() {
 }
 
 /// Adds a daemon; gives its place.
-fn add_daemon(world: &mut World, address: IpAddr, setup: ClockSetup, ways: (Way, Way)) -> usize {
+pub fn add_daemon(world: &mut World, address: IpAddr, setup: ClockSetup, ways: (Way, Way)) -> usize {
     let clock = Clock::new(setup, EPOCH, Random::new(77));
     let daemon = Daemon::new(address, clock, ControllerOptions::default(), Random::new(78));
     let (outbound, inbound) = ways;

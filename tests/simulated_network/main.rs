@@ -18,6 +18,7 @@ mod falsetickers;
 mod faulty;
 mod following;
 mod kisses;
+mod manycast;
 mod one_server;
 mod pools;
 mod replay;

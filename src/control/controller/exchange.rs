@@ -28,6 +28,7 @@ pub(super) fn due(association: &Association) -> Timestamp<Monotonic> {
 fn turn(association: &Association) -> Timestamp<Monotonic> {
     match &association.role {
         Role::BroadcastClient(listener) => listener.next(),
+        Role::ManycastClient(search) => search.next(),
         Role::Client(_) | Role::BroadcastServer(_) => association.poll.next(),
     }
 }
@@ -42,6 +43,7 @@ impl Controller {
                 Role::Client(_) => self.poll(id),
                 Role::BroadcastServer(_) => self.broadcast(id),
                 Role::BroadcastClient(_) => self.on_listener_turn(id),
+                Role::ManycastClient(_) => self.on_search_turn(id),
             }
         } else {
             self.close_socket(id);
@@ -140,7 +142,9 @@ impl Controller {
             }
             (Dispatch::Process, Some(id)) => self.process(id, arrival),
             (Dispatch::NewBroadcastClient, _) => self.meet_broadcaster(arrival),
-            // The workers answer requests.
+            (Dispatch::Manycast, _) => self.meet_server(arrival),
+            // The workers answer requests, except those to a group.
+            (Dispatch::FastTransmit, _) => self.answer_group(arrival),
             _ => self.counters.discarded += 1,
         }
     }

@@ -8,6 +8,7 @@ use super::super::client::Client;
 use super::super::event::{AssociationId, InterfaceIndex};
 use super::super::filter::ClockFilter;
 use super::super::kiss::Kiss;
+use super::super::manycast::Search;
 use super::super::news::{Farewell, News};
 use super::super::poll::PollProcess;
 use super::super::source::{POOL_MEMBERS_MAX, Place, PollOptions, SourceConfiguration, SourceId, SourceKind};
@@ -44,7 +45,7 @@ pub struct SourceEntry {
     /// Who said DENY or RSTR: not to be asked again (RFC 5905 section 7.4a).
     refusing: VecDeque<(SocketAddr, Kiss)>,
     /// Who was given up; taken again only when there is nobody else.
-    tried: VecDeque<SocketAddr>,
+    pub(super) tried: VecDeque<SocketAddr>,
 }
 
 impl SourceEntry {
@@ -87,6 +88,8 @@ impl SourceEntry {
         match self.configuration.kind {
             SourceKind::Server | SourceKind::Broadcast(_) => 1,
             SourceKind::BroadcastClient(_) => BROADCASTERS_MAX,
+            SourceKind::ManycastClient(options) => options.most(),
+            SourceKind::ManycastServer(_) => 0,
             SourceKind::Pool(members) => usize::from(members.clamp(1, POOL_MEMBERS_MAX)),
         }
     }
@@ -119,12 +122,15 @@ impl Controller {
         let (kind, place) = (configuration.kind, configuration.place.clone());
         self.sources.insert(source, SourceEntry::new(configuration));
         self.review_poll_range();
-        if kind.only_listens() {
+        if kind.hears_strangers() {
             self.listeners.insert(source);
+        }
+        if kind.only_listens() {
             return;
         }
         match place {
             Place::Address(remote) => _ = self.mobilise(source, remote),
+            Place::Name(..) if kind.addresses_many() => {}
             Place::Name(..) => self.look_up(source),
         }
     }
@@ -243,18 +249,29 @@ impl Controller {
         };
         association.useless_polls = if is_useless { association.useless_polls.saturating_add(1) } else { 0 };
         let (source, is_long) = (association.source, association.useless_polls >= USELESS_POLLS);
+        let is_silent = is_long && association.state == SourceState::Unreachable;
         let is_named = self
             .sources
             .get(&source)
             .is_some_and(|entry| matches!(entry.configuration.place, Place::Name(..)));
+        if is_silent && self.is_searched(source) {
+            self.demobilise(id, Farewell::Silent);
+            return self.select();
+        }
         if is_long && is_named && !self.agenda.has(Due::Lookup(source)) {
             self.agenda.set(Due::Lookup(source), Some(self.now.monotonic));
         }
     }
 
     fn mobilise(&mut self, source: SourceId, remote: SocketAddr) -> Option<AssociationId> {
-        let role = match self.sources.get(&source)?.configuration.kind {
+        let configuration = &self.sources.get(&source)?.configuration;
+        let role = match configuration.kind {
             SourceKind::Broadcast(options) => Role::BroadcastServer(BroadcastServer::new(options)),
+            SourceKind::ManycastClient(options) => {
+                let interval = configuration.poll.clamped().poll_min;
+                let first = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
+                Role::ManycastClient(Search::new(options, interval, first))
+            }
             _ => Role::Client(Client::default()),
         };
         self.mobilise_as(source, remote, role)
@@ -290,7 +307,7 @@ impl Controller {
             Role::BroadcastClient(listener) => {
                 association.poll = PollProcess::new(PollOptions::fixed(listener.interval()), first_poll);
             }
-            Role::Client(_) => {}
+            Role::Client(_) | Role::ManycastClient(_) => {}
         }
         association.role = role;
         self.associations.insert(id, association);
@@ -318,10 +335,11 @@ impl Controller {
                     }
                 }
                 Farewell::Replaced => remember(&mut entry.tried, remote),
-                Farewell::Removed | Farewell::Silent => {}
+                Farewell::Removed | Farewell::Silent | Farewell::SearchedAnew => {}
             }
         }
         self.report(Some(id), News::Demobilised { remote, reason });
+        self.on_member_lost(association.source);
     }
 }
 

@@ -164,7 +164,7 @@ impl Controller {
 }
 
 /// Does a source at this place hear a packet that came so?
-fn is_heard_at(place: &Place, arrival: &Arrival) -> bool {
+pub(super) fn is_heard_at(place: &Place, arrival: &Arrival) -> bool {
     let Place::Address(place) = place else { return false };
     let ip = place.ip();
     match arrival.delivery {
