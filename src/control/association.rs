@@ -3,11 +3,14 @@
 //! Owns: the peer variables of RFC 5905 section 9.1 and what a report shows. Does not own: what its mode does on the
 //! wire ([`Role`]), and when anything happens (the controller's agenda).
 
+use super::broadcast_client::BroadcastClient;
+use super::broadcast_server::BroadcastServer;
 use super::client::Client;
 use super::dispatch::AssociationMode;
 use super::event::{AssociationId, InstanceId, InterfaceIndex, KeyId, StampKind};
 use super::filter::ClockFilter;
 use super::kiss::Kiss;
+use super::manycast::Search;
 use super::packet_checks::FailureCounts;
 use super::poll::PollProcess;
 use super::reference::{Followed, find_loop};
@@ -20,14 +23,19 @@ use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpShort, NtpTimestamp, T
 use crate::wire::{Header, Leap, ReferenceId};
 use std::net::{IpAddr, SocketAddr};
 
-/// What an association is on the wire, with the state that takes. The symmetric, broadcast and manycast modes each
-/// are one more variant.
+/// What an association is on the wire, with the state that takes. The symmetric modes are one more variant.
 #[derive(Clone, Debug)]
 pub enum Role {
     /// Asks one server in mode 3.
     Client(Client),
     /// Is one end of a peering, in mode 1 or 2.
     Symmetric(Symmetric),
+    /// Tells everybody in mode 5.
+    BroadcastServer(BroadcastServer),
+    /// Hears one server in mode 5.
+    BroadcastClient(BroadcastClient),
+    /// Asks a group for servers in mode 3.
+    ManycastClient(Search),
 }
 
 impl Role {
@@ -35,25 +43,33 @@ impl Role {
     #[must_use]
     pub const fn mode(&self) -> AssociationMode {
         match self {
-            Self::Client(_) => AssociationMode::Client,
+            Self::Client(_) | Self::ManycastClient(_) => AssociationMode::Client,
             Self::Symmetric(symmetric) => symmetric.row(),
+            Self::BroadcastServer(_) => AssociationMode::Broadcast,
+            // Section 9.2: a client while the delay is measured, then mode 6.
+            Self::BroadcastClient(listener) if listener.is_asking() => AssociationMode::Client,
+            Self::BroadcastClient(_) => AssociationMode::BroadcastClient,
         }
     }
 
-    /// What exchanges mode 3 and 4 packets for it: all of a client association, the volley of a peering.
+    /// What exchanges mode 3 and 4 packets for it: all of a client association, the volley of a peering or a broadcast client.
     #[must_use]
-    pub const fn client(&self) -> &Client {
+    pub const fn client(&self) -> Option<&Client> {
         match self {
-            Self::Client(client) => client,
-            Self::Symmetric(symmetric) => symmetric.client(),
+            Self::Client(client) => Some(client),
+            Self::Symmetric(symmetric) => Some(symmetric.client()),
+            Self::BroadcastClient(listener) => Some(&listener.client),
+            Self::BroadcastServer(_) | Self::ManycastClient(_) => None,
         }
     }
 
     /// The same, to be changed.
-    pub const fn client_mut(&mut self) -> &mut Client {
+    pub const fn client_mut(&mut self) -> Option<&mut Client> {
         match self {
-            Self::Client(client) => client,
-            Self::Symmetric(symmetric) => symmetric.client_mut(),
+            Self::Client(client) => Some(client),
+            Self::Symmetric(symmetric) => Some(symmetric.client_mut()),
+            Self::BroadcastClient(listener) => Some(&mut listener.client),
+            Self::BroadcastServer(_) | Self::ManycastClient(_) => None,
         }
     }
 
@@ -61,6 +77,12 @@ impl Role {
     #[must_use]
     pub const fn is_passive(&self) -> bool {
         matches!(self, Self::Symmetric(symmetric) if symmetric.is_passive())
+    }
+
+    /// Has selection anything to do with it?
+    #[must_use]
+    pub const fn gives_time(&self) -> bool {
+        matches!(self, Self::Client(_) | Self::Symmetric(_) | Self::BroadcastClient(_))
     }
 }
 
@@ -212,6 +234,8 @@ impl Association {
         match &mut self.role {
             Role::Client(client) => client.forget(),
             Role::Symmetric(symmetric) => symmetric.forget(),
+            Role::BroadcastClient(listener) => listener.forget(first_poll),
+            Role::BroadcastServer(_) | Role::ManycastClient(_) => {}
         }
     }
 

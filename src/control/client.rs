@@ -18,7 +18,7 @@ use crate::wire::{Header, Leap, Mode, Version};
 /// How long a socket waits for the answer: RFC 9109 section 4 allows about three seconds.
 pub const EXCHANGE_TIMEOUT: NtpDuration = NtpDuration::from_seconds(3);
 /// The precision of a request: 2^32 s, no information (what chronyd sends, too). Servers ignore it.
-const NO_PRECISION: Log2Seconds = Log2Seconds(32);
+pub(super) const NO_PRECISION: Log2Seconds = Log2Seconds(32);
 
 /// A request that is not answered yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,8 +9,10 @@
 
 mod exchange;
 mod peers;
+mod search;
 mod sources;
 mod system;
+mod unasked;
 
 pub use peers::{PASSIVE_MAX, PassivePeers};
 pub use sources::SourceEntry;
@@ -26,7 +28,7 @@ use super::news::News;
 use super::packet_checks::FailureCounts;
 use super::source::SourceId;
 use crate::time::{Log2Seconds, Monotonic, NtpDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 /// The most configured sources. A thousand is what large sites have; the tables are bounded by it.
@@ -87,6 +89,8 @@ pub struct Controller {
     associations: BTreeMap<AssociationId, Association>,
     /// The servers among them: one server has one voice.
     servers: BTreeMap<(InstanceId, SocketAddr), AssociationId>,
+    /// The sources that have to do with packets of strangers.
+    listeners: BTreeSet<SourceId>,
     last_association: u32,
     last_send: u64,
     agenda: Agenda,
@@ -109,6 +113,7 @@ impl Controller {
             sources: BTreeMap::new(),
             associations: BTreeMap::new(),
             servers: BTreeMap::new(),
+            listeners: BTreeSet::new(),
             last_association: 0,
             last_send: 0,
             agenda: Agenda::default(),

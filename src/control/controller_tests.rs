@@ -1,6 +1,9 @@
 //! What must hold whatever happens. The behaviour of whole hosts is in `tests/simulated_network`.
 
-use super::super::source::{Burst, Place, PollOptions, SourceConfiguration, SourceKind, Volley};
+use super::super::source::{
+    BroadcastClientOptions, BroadcastOptions, Burst, Calibration, ManycastOptions, NTP_GROUP, Place,
+    PollOptions, SourceConfiguration, SourceKind, Unsigned, Volley,
+};
 use super::super::{
     Access, Arrival, Authentication, Delivery, ExchangeSocket, InstanceId, InterfaceIndex, KeyId, SendStamp,
     SocketName, StampKind, Transmission,
@@ -61,6 +64,19 @@ enum Happening {
         poll_min: i8,
         poll_max: i8,
         bursts: bool,
+        unasked: u8,
+    },
+    /// A packet in mode 5 comes from this host to everybody.
+    Broadcast {
+        remote: u8,
+        lie: i32,
+        poll: i8,
+        verdict: u8,
+    },
+    /// The last question to a group is answered from here; if none was asked, somebody asks our group.
+    Found {
+        remote: u8,
+        verdict: u8,
     },
     Remove(u8),
     Step(i64),
@@ -100,10 +116,16 @@ fn happening() -> impl Strategy<Value = Happening> {
             .prop_map(|(sent, departed)| Happening::Report { sent, departed }),
         2 => (0_u8..6, prop::collection::vec(any::<u8>(), 0..40))
             .prop_map(|(source, addresses)| Happening::Resolve { source, addresses }),
-        2 => (0_u8..6, any::<bool>(), any::<u8>(), any::<bool>(), any::<i8>(), any::<i8>(), any::<bool>())
-            .prop_map(|(source, named, pool, keyed, poll_min, poll_max, bursts)| Happening::Add {
-                source, named, pool, keyed, poll_min, poll_max, bursts
+        2 => (
+            (0_u8..6, any::<bool>(), any::<u8>(), any::<bool>()),
+            (any::<i8>(), any::<i8>(), any::<bool>(), 0_u8..10),
+        )
+            .prop_map(|((source, named, pool, keyed), (poll_min, poll_max, bursts, unasked))| Happening::Add {
+                source, named, pool, keyed, poll_min, poll_max, bursts, unasked
             }),
+        4 => (0_u8..12, prop_oneof![4 => -2000..2000_i32, 1 => any::<i32>()], any::<i8>(), 0_u8..8)
+            .prop_map(|(remote, lie, poll, verdict)| Happening::Broadcast { remote, lie, poll, verdict }),
+        4 => (0_u8..40, 0_u8..8).prop_map(|(remote, verdict)| Happening::Found { remote, verdict }),
         1 => (0_u8..6).prop_map(Happening::Remove),
         1 => any::<i64>().prop_map(Happening::Step),
     ]
@@ -116,13 +138,22 @@ struct Shell {
     wake_at: Option<Timestamp<Monotonic>>,
     sends: Vec<Transmission>,
     last: Option<(SocketName, SocketAddr, Header)>,
+    asked: Option<Header>,
     open: BTreeSet<ExchangeSocket>,
 }
 
 impl Shell {
     fn new() -> Self {
         let controller = Controller::new(ControllerOptions::default(), [1; 32], START);
-        Self { controller, now: START, wake_at: None, sends: Vec::new(), last: None, open: BTreeSet::new() }
+        Self {
+            controller,
+            now: START,
+            wake_at: None,
+            sends: Vec::new(),
+            last: None,
+            asked: None,
+            open: BTreeSet::new(),
+        }
     }
 
     fn pass(&mut self, duration: NtpDuration) {
@@ -147,15 +178,17 @@ impl Shell {
             Action::OpenSocket { socket, .. } => assert!(self.open.insert(socket), "{socket:?} opened twice"),
             Action::CloseSocket(socket) => assert!(self.open.remove(&socket), "{socket:?} was not open"),
             Action::Transmit(mut transmission) => {
-                match transmission.from {
-                    SocketName::Exchange(socket) => assert!(self.open.contains(&socket)),
-                    SocketName::Service(_) => {
-                        let mode = transmission.header.mode();
-                        assert!(matches!(mode, Mode::SymmetricActive | Mode::SymmetricPassive), "{mode:?}");
-                        transmission.header.set_transmit_timestamp(self.now.clock);
+                match (transmission.from, transmission.header.mode()) {
+                    (SocketName::Exchange(socket), _) => {
+                        assert!(self.open.contains(&socket));
+                        self.last = Some((transmission.from, transmission.to, transmission.header));
                     }
+                    (SocketName::Service(_), Mode::SymmetricActive | Mode::SymmetricPassive) => {
+                        transmission.header.set_transmit_timestamp(self.now.clock);
+                        self.last = Some((transmission.from, transmission.to, transmission.header));
+                    }
+                    (SocketName::Service(_), _) => self.check_unasked(&transmission),
                 }
-                self.last = Some((transmission.from, transmission.to, transmission.header));
                 self.sends.push(transmission);
             }
             Action::WakeAt(time) => self.wake_at = time,
@@ -172,6 +205,24 @@ impl Shell {
             }
             Action::Resolve { .. } => {}
             Action::Report { news, .. } => assert!(!news.to_string().is_empty()),
+        }
+    }
+
+    /// What may leave from port 123: questions to a group, and, while we know the time, broadcasts and answers.
+    fn check_unasked(&mut self, transmission: &Transmission) {
+        let Transmission { header, hop_limit, to, .. } = transmission;
+        let is_synchronised = self.controller.system.snapshot.is_synchronised();
+        match header.mode() {
+            Mode::Broadcast => {
+                assert!(is_synchronised && hop_limit.is_some_and(|limit| limit > 0));
+                assert!(header.origin_timestamp().is_unknown() && header.receive_timestamp().is_unknown());
+            }
+            Mode::Client => {
+                assert!(hop_limit.is_some_and(|limit| limit > 0) && to.ip().is_multicast());
+                self.asked = Some(*header);
+            }
+            Mode::Server => assert!(is_synchronised && !to.ip().is_multicast()),
+            mode => panic!("mode {mode:?} from port 123"),
         }
     }
 
@@ -238,16 +289,18 @@ impl Shell {
                 let addresses = addresses.into_iter().map(address).collect();
                 self.tell(Event::Resolved { source: SourceId(source.into()), addresses });
             }
-            Happening::Add { source, named, pool, keyed, poll_min, poll_max, bursts } => {
+            Happening::Add { source, named, pool, keyed, poll_min, poll_max, bursts, unasked } => {
                 let burst = if bursts { Burst::On } else { Burst::Off };
-                let place = SocketAddr::new(address(source + 1), 123);
+                let server = match pool {
+                    0..64 => SourceKind::Server,
+                    64..96 => SourceKind::Peer(Volley::On),
+                    96..128 => SourceKind::Peer(Volley::Off),
+                    members => SourceKind::Pool(members),
+                };
+                let (kind, place) = kind(unasked, poll_min, keyed).unwrap_or((server, address(source + 1)));
+                let place = SocketAddr::new(place, 123);
                 let configuration = SourceConfiguration {
-                    kind: match pool {
-                        0..64 => SourceKind::Server,
-                        64..96 => SourceKind::Peer(Volley::On),
-                        96..128 => SourceKind::Peer(Volley::Off),
-                        members => SourceKind::Pool(members),
-                    },
+                    kind,
                     place: if named { Place::Name(Arc::from("name"), 123) } else { Place::Address(place) },
                     key: if keyed { KeyId::new(1) } else { None },
                     poll: PollOptions {
@@ -260,6 +313,18 @@ impl Shell {
                 };
                 self.tell(Event::AddSource { source: SourceId(source.into()), configuration });
             }
+            Happening::Broadcast { remote, lie, poll, verdict } => {
+                let mut header = Header::new(Leap::None, Version::V4, Mode::Broadcast);
+                header.stratum = 1;
+                header.set_poll(Log2Seconds(poll));
+                let lie = NtpDuration::from_nanoseconds(i64::from(lie) * 1000);
+                header.set_transmit_timestamp(self.now.clock + lie);
+                let (socket, remote) =
+                    (SocketName::Service(InstanceId(0)), SocketAddr::new(address(remote), 123));
+                let arrival = self.to_everybody(self.arrival(socket, remote, header));
+                self.tell(Event::Packet(judged(arrival, verdict)));
+            }
+            Happening::Found { remote, verdict } => self.found(remote, verdict),
             Happening::Remove(source) => self.tell(Event::RemoveSource(SourceId(source.into()))),
             Happening::Step(bits) => self.tell(Event::ClockStepped(NtpDuration::from_bits(bits))),
         }
@@ -326,13 +391,79 @@ impl Shell {
             _ => (SocketName::Service(InstanceId(0)), SocketAddr::new(address(remote), 123)),
         };
         let mut arrival = self.arrival(socket, remote, header);
-        arrival.authentication = match verdict {
-            0 => Authentication::None,
-            1 => Authentication::Invalid,
-            2 => Authentication::CryptoNak,
-            _ => arrival.authentication,
+        if !to_exchange && octets[1].is_multiple_of(2) {
+            arrival = self.to_everybody(arrival);
+        }
+        self.tell(Event::Packet(judged(arrival, verdict)));
+    }
+
+    fn found(&mut self, remote: u8, verdict: u8) {
+        let (socket, remote) = (SocketName::Service(InstanceId(0)), SocketAddr::new(address(remote), 123));
+        let arrival = match self.asked {
+            Some(question) => {
+                let mut header = Header::new(Leap::None, Version::V4, Mode::Server);
+                header.stratum = 1;
+                header.set_origin_timestamp(question.transmit_timestamp());
+                header.set_receive_timestamp(self.now.clock);
+                header.set_transmit_timestamp(self.now.clock);
+                self.arrival(socket, remote, header)
+            }
+            None => {
+                let mut header = Header::new(Leap::None, Version::V4, Mode::Client);
+                header.set_transmit_timestamp(self.now.clock);
+                self.to_everybody(self.arrival(socket, remote, header))
+            }
         };
-        self.tell(Event::Packet(arrival));
+        self.tell(Event::Packet(judged(arrival, verdict)));
+    }
+
+    /// The same packet, sent to the group in turn with the broadcast address.
+    fn to_everybody(&self, arrival: Arrival) -> Arrival {
+        let is_multicast = self.now.monotonic.nanoseconds() % 2 == 0;
+        let (delivery, local) =
+            if is_multicast { (Delivery::Multicast, NTP_GROUP) } else { (Delivery::Broadcast, address(255)) };
+        Arrival { delivery, local, ..arrival }
+    }
+}
+
+fn judged(arrival: Arrival, verdict: u8) -> Arrival {
+    let authentication = match verdict {
+        0 => Authentication::None,
+        1 => Authentication::Invalid,
+        2 => Authentication::CryptoNak,
+        _ => arrival.authentication,
+    };
+    Arrival { authentication, ..arrival }
+}
+
+/// The modes in which somebody speaks unasked, and where.
+fn kind(unasked: u8, number: i8, keyed: bool) -> Option<(SourceKind, IpAddr)> {
+    let unsigned = if keyed { Unsigned::Refused } else { Unsigned::Allowed };
+    let listener = BroadcastClientOptions { unsigned, ..BroadcastClientOptions::default() };
+    let delay = Calibration::Delay(NtpDuration::from_nanoseconds(i64::from(number) * 1_000_000));
+    let any = IpAddr::from([0, 0, 0, 0]);
+    match unasked {
+        0 => {
+            let options = BroadcastOptions {
+                interval: Log2Seconds(number),
+                hop_limit: number.unsigned_abs(),
+                ..BroadcastOptions::default()
+            };
+            Some((SourceKind::Broadcast(options), address(255)))
+        }
+        1 => Some((SourceKind::BroadcastClient(listener), any)),
+        2 => Some((SourceKind::BroadcastClient(listener), NTP_GROUP)),
+        3 => Some((
+            SourceKind::BroadcastClient(BroadcastClientOptions { calibration: delay, ..listener }),
+            any,
+        )),
+        4 | 5 => {
+            let most = number.unsigned_abs();
+            let options = ManycastOptions { most, hop_limit_max: 3, unsigned, ..ManycastOptions::default() };
+            Some((SourceKind::ManycastClient(options), NTP_GROUP))
+        }
+        6 => Some((SourceKind::ManycastServer(unsigned), NTP_GROUP)),
+        _ => None,
     }
 }
 
@@ -344,7 +475,7 @@ proptest! {
     fn whatever_happens_the_controller_keeps_its_promises(history in prop::collection::vec(happening(), 1..200)) {
         let mut shell = Shell::new();
         shell.happen(Happening::Add {
-            source: 0, named: false, pool: 0, keyed: false, poll_min: 4, poll_max: 10, bursts: true,
+            source: 0, named: false, pool: 0, keyed: false, poll_min: 4, poll_max: 10, bursts: true, unasked: 9,
         });
         for happening in history {
             shell.happen(happening);

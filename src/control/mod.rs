@@ -12,7 +12,8 @@
 //! # The way of a packet
 //! The shell reads it, takes its receive timestamp, checks its form and its MAC, and hands it in as an [`Arrival`].
 //! [`dispatch`] says what its mode means to the association it came for, [`packet_checks`] whether it is believed,
-//! the association's mode ([`client`], [`symmetric`]) makes a [`sample`] of it, the clock [`filter`] chooses among the last
+//! the association's mode ([`client`], [`symmetric`], [`broadcast_client`]) makes a [`sample`] of it, the clock [`filter`]
+//! chooses among the last
 //! eight, [`select`] among the sources (with [`intersection`], [`cluster`] and [`combine`]), giving each its
 //! [`state`], and the [`discipline`] decides what the clock is told.
 //!
@@ -29,6 +30,8 @@
 pub mod action;
 pub mod agenda;
 pub mod association;
+pub mod broadcast_client;
+pub mod broadcast_server;
 pub mod chance;
 pub mod client;
 pub mod cluster;
@@ -40,6 +43,7 @@ pub mod event;
 pub mod filter;
 pub mod intersection;
 pub mod kiss;
+pub mod manycast;
 pub mod news;
 pub mod packet_checks;
 pub mod poll;

@@ -61,9 +61,9 @@ pub enum Farewell {
     Kissed(Kiss),
     /// The configuration no longer has its source.
     Removed,
-    /// Its name leads to another address that may be better.
+    /// Another that its name leads to may be better, or another that the search found is.
     Replaced,
-    /// A passive end whose peer has not answered its last eight packets.
+    /// It was to be heard, and was not for long; or a passive end whose peer has not answered its last eight packets.
     Silent,
     /// A passive end whose peer's stratum number is greater than ours.
     WorseStratum,
@@ -71,6 +71,8 @@ pub enum Farewell {
     BothPassive,
     /// A passive end whose peer the configuration names now.
     Configured,
+    /// The search for servers starts over.
+    SearchedAnew,
 }
 
 impl fmt::Display for News {
@@ -84,10 +86,16 @@ impl fmt::Display for News {
                 write!(formatter, "{remote} is no longer configured")
             }
             Self::Demobilised { remote, reason: Farewell::Replaced } => {
-                write!(formatter, "{remote} is of no use and gives way to another address of its name")
+                write!(formatter, "{remote} is of no use and gives way to a better one")
             }
             Self::Demobilised { remote, reason: Farewell::Silent } => {
-                write!(formatter, "the peer {remote} is silent; nothing is sent to it until it comes back")
+                write!(formatter, "{remote} has fallen silent")
+            }
+            Self::Demobilised { remote, reason: Farewell::SearchedAnew } => {
+                write!(
+                    formatter,
+                    "{remote} is let go: too few servers were found, and the search starts over"
+                )
             }
             Self::Demobilised { remote, reason: Farewell::WorseStratum } => {
                 write!(

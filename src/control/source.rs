@@ -2,10 +2,10 @@
 //!
 //! Owns: the types. Does not own: reading a file, or the associations that come of it.
 
-use super::event::{InstanceId, KeyId};
+use super::event::{InstanceId, InterfaceIndex, KeyId};
 use super::select::SourceOptions;
-use crate::time::Log2Seconds;
-use std::net::{IpAddr, SocketAddr};
+use crate::time::{Log2Seconds, NtpDuration};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 /// A configured source. One of them may be several associations (`pool`).
@@ -30,6 +30,16 @@ pub enum SourceKind {
     Pool(u8),
     /// One peer, in mode 1.
     Peer(Volley),
+    /// None of ours: we are one to everybody at the place, a broadcast address or multicast group, in mode 5.
+    Broadcast(BroadcastOptions),
+    /// Every server that is heard in mode 5 at the place: a multicast group, a broadcast address, or 0.0.0.0 for any
+    /// broadcast address. The shell joins the group.
+    BroadcastClient(BroadcastClientOptions),
+    /// The servers that answer when the group at the place is asked in mode 3; each is then asked like any server.
+    ManycastClient(ManycastOptions),
+    /// None: we answer those who ask the group at the place, which the shell joins. Questions without a MAC only where
+    /// that is allowed.
+    ManycastServer(Unsigned),
 }
 
 /// Before a peering begins, is the peer asked as a server first, once, in mode 3?
@@ -41,6 +51,135 @@ pub enum Volley {
     /// No, mode 1 from the start.
     Off,
 }
+
+impl SourceKind {
+    /// Does it give us time? (A server of ours does not.)
+    #[must_use]
+    pub const fn gives_time(&self) -> bool {
+        !matches!(self, Self::Broadcast(_) | Self::ManycastServer(_))
+    }
+
+    /// Does it only wait for others to begin?
+    #[must_use]
+    pub const fn only_listens(&self) -> bool {
+        matches!(self, Self::BroadcastClient(_) | Self::ManycastServer(_))
+    }
+
+    /// Do we speak to everybody at its place? Then the place is an address; a name leads nowhere.
+    #[must_use]
+    pub const fn addresses_many(&self) -> bool {
+        matches!(self, Self::Broadcast(_) | Self::ManycastClient(_))
+    }
+
+    /// Has it to do with packets at port 123 that belong to no association?
+    #[must_use]
+    pub const fn hears_strangers(&self) -> bool {
+        matches!(self, Self::BroadcastClient(_) | Self::ManycastClient(_) | Self::ManycastServer(_))
+    }
+}
+
+/// May a packet that came unasked do without a MAC?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unsigned {
+    /// No: whoever can send to us could set our clock (RFC 8633 section 5.5).
+    Refused,
+    /// Yes; the operator trusts the network.
+    Allowed,
+}
+
+/// How we broadcast.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BroadcastOptions {
+    /// How often.
+    pub interval: Log2Seconds,
+    /// The TTL or hop limit, 1 and up; with 1 it passes no router.
+    pub hop_limit: u8,
+    /// Through which interface; 0: routing decides.
+    pub interface: InterfaceIndex,
+}
+
+impl Default for BroadcastOptions {
+    /// Every 64 s as ntpd does, no further than the first router.
+    fn default() -> Self {
+        Self { interval: Log2Seconds(6), hop_limit: 1, interface: InterfaceIndex(0) }
+    }
+}
+
+/// How it is known how long a broadcast packet is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Calibration {
+    /// The server is asked in mode 3 at first, and again when the path seems to have changed.
+    Volley,
+    /// The configuration says how long a round trip takes; nothing is ever sent (BDELAY of RFC 5905 A.5.1.1).
+    Delay(NtpDuration),
+}
+
+/// How we listen to broadcast servers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BroadcastClientOptions {
+    /// How the delay is known.
+    pub calibration: Calibration,
+    /// Whether unsigned packets count.
+    pub unsigned: Unsigned,
+    /// On which interface; 0: on all.
+    pub interface: InterfaceIndex,
+}
+
+impl Default for BroadcastClientOptions {
+    /// A volley, signed packets only, all interfaces.
+    fn default() -> Self {
+        Self { calibration: Calibration::Volley, unsigned: Unsigned::Refused, interface: InterfaceIndex(0) }
+    }
+}
+
+/// How we search for servers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ManycastOptions {
+    /// MINCLOCK of RFC 5905 A.1.1: so many servers end the search. 1 and up.
+    pub enough: u8,
+    /// MAXCLOCK: never more than this; from `enough` up to [`POOL_MEMBERS_MAX`].
+    pub most: u8,
+    /// TTLMAX: how far the search goes. 1 and up.
+    pub hop_limit_max: u8,
+    /// BEACON: how long the search rests when it was in vain, and between two questions when it was not.
+    pub timeout: Log2Seconds,
+    /// Whether unsigned answers count.
+    pub unsigned: Unsigned,
+    /// Through which interface; 0: routing decides.
+    pub interface: InterfaceIndex,
+}
+
+impl Default for ManycastOptions {
+    /// As in RFC 5905 A.1.1; but the timeout is a little more than an hour, as ntpd has it, and not nine (BEACON 15):
+    /// somebody who has no server should not wait for one that long.
+    fn default() -> Self {
+        Self {
+            enough: 3,
+            most: 10,
+            hop_limit_max: 8,
+            timeout: Log2Seconds(12),
+            unsigned: Unsigned::Refused,
+            interface: InterfaceIndex(0),
+        }
+    }
+}
+
+impl ManycastOptions {
+    /// The number of servers that ends the search, 1 to [`POOL_MEMBERS_MAX`].
+    #[must_use]
+    pub fn enough(&self) -> usize {
+        usize::from(self.enough.clamp(1, POOL_MEMBERS_MAX))
+    }
+
+    /// The most servers, not below [`Self::enough`].
+    #[must_use]
+    pub fn most(&self) -> usize {
+        usize::from(self.most.min(POOL_MEMBERS_MAX)).max(self.enough())
+    }
+}
+
+/// 224.0.1.1, the multicast group of NTP (RFC 5905 section 3.1).
+pub const NTP_GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 1, 1));
 
 /// The most members of one pool. RFC 8633 section 3.2 wants four sources at least; twice that is more than anyone
 /// asks a pool for.
@@ -86,6 +225,12 @@ impl PollOptions {
     pub fn clamped(self) -> Self {
         let poll_min = self.poll_min.clamp(POLL_MIN_LEAST, POLL_MAX_MOST);
         Self { poll_min, poll_max: self.poll_max.clamp(poll_min, POLL_MAX_MOST), ..self }
+    }
+
+    /// Always this often.
+    #[must_use]
+    pub const fn fixed(interval: Log2Seconds) -> Self {
+        Self { poll_min: interval, poll_max: interval, iburst: Burst::Off, burst: Burst::Off }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A host that runs the controller: what the daemon's shell does, with simulated sockets and a simulated clock.
 
 use crate::clock::Clock;
-use crate::network::Datagram;
+use crate::network::{Datagram, HOP_LIMIT, is_broadcast};
 use crate::random::Random;
 use crate::server::{KEY, sign, verdict};
 use std::collections::{BTreeMap, VecDeque};
@@ -182,7 +182,7 @@ impl Daemon {
     }
 
     fn transmit(&mut self, now: i64, transmission: Transmission) -> (Datagram, Event) {
-        let Transmission { handle, from, to, mut header, transmit_field, key, .. } = transmission;
+        let Transmission { handle, from, to, mut header, transmit_field, key, hop_limit, .. } = transmission;
         let departed = self.clock.read(now).to_ntp();
         if transmit_field == TransmitField::Clock {
             header.set_transmit_timestamp(departed);
@@ -199,7 +199,8 @@ impl Daemon {
             payload = sign(payload, key.number());
         }
         let stamp = SendStamp { written: header.transmit_timestamp(), departed };
-        let datagram = Datagram { from: SocketAddr::new(self.address, port), to, payload };
+        let hop_limit = hop_limit.unwrap_or(HOP_LIMIT);
+        let datagram = Datagram { from: SocketAddr::new(self.address, port), to, payload, hop_limit };
         (datagram, Event::Sent { handle, stamp })
     }
 
@@ -214,7 +215,12 @@ impl Daemon {
         };
         // What cannot be read never gets as far as the controller.
         let Ok(packet) = Packet::parse(&datagram.payload) else { return Vec::new() };
-        if packet.header.mode() == Mode::Client && port == NTP_PORT {
+        let delivery = match datagram.to.ip() {
+            to if to.is_multicast() => Delivery::Multicast,
+            to if is_broadcast(to) => Delivery::Broadcast,
+            _ => Delivery::Unicast,
+        };
+        if packet.header.mode() == Mode::Client && port == NTP_PORT && delivery == Delivery::Unicast {
             return self.answer(now, datagram).map(Wish::Send).into_iter().collect();
         }
         let arrival = Arrival {
@@ -222,8 +228,8 @@ impl Daemon {
             instance: InstanceId(0),
             interface: InterfaceIndex(1),
             remote: datagram.from,
-            local: self.address,
-            delivery: Delivery::Unicast,
+            local: datagram.to.ip(),
+            delivery,
             receive_timestamp,
             stamp: StampKind::Kernel,
             access: Access::Allowed,
@@ -249,7 +255,7 @@ impl Daemon {
             &mut payload,
             &KeyTable::empty(),
         );
-        Some(Datagram { from: request.to, to: request.from, payload })
+        Some(Datagram { from: request.to, to: request.from, payload, hop_limit: HOP_LIMIT })
     }
 
     /// The state of the association with this host.

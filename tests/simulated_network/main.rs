@@ -13,10 +13,12 @@ mod scenario;
 mod server;
 mod world;
 
+mod broadcast;
 mod falsetickers;
 mod faulty;
 mod following;
 mod kisses;
+mod manycast;
 mod one_server;
 mod pools;
 mod replay;

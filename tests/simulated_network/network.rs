@@ -1,7 +1,7 @@
 //! Wires and datagrams.
 
 use crate::random::Random;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A UDP datagram under way.
 #[derive(Clone, Debug)]
@@ -9,6 +9,16 @@ pub struct Datagram {
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub payload: Vec<u8>,
+    /// TTL: with 1 it passes no router.
+    pub hop_limit: u8,
+}
+
+/// What hosts send with unless told otherwise.
+pub const HOP_LIMIT: u8 = 64;
+
+/// Is this an address of everybody on one network?
+pub fn is_broadcast(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.octets()[3] == 255)
 }
 
 /// One direction of a host's wire.

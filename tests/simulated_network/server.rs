@@ -1,7 +1,7 @@
 //! Servers that need no controller: right, wrong, or faulty in a way that has a name.
 
 use crate::clock::Clock;
-use crate::network::Datagram;
+use crate::network::{Datagram, HOP_LIMIT};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 use timeball::auth::{Algorithm, Authentication, Key, KeyId, KeyTable};
@@ -118,7 +118,9 @@ impl Server {
             return Vec::new();
         }
         self.requests.push(now);
-        let answer = |payload| Datagram { from: datagram.to, to: datagram.from, payload };
+        // From its own address, also if a group was asked.
+        let from = SocketAddr::new(self.address, datagram.to.port());
+        let answer = |payload| Datagram { from, to: datagram.from, payload, hop_limit: HOP_LIMIT };
         let good = self.signed(self.reply(now, &request, self.lie));
         let Some((fault, placement)) = self.fault else {
             self.first_reply.get_or_insert_with(|| good.clone());
@@ -141,6 +143,21 @@ impl Server {
             Placement::Before => bad.into_iter().chain([answer(good)]).collect(),
             Placement::After => [answer(good)].into_iter().chain(bad).collect(),
         }
+    }
+
+    /// What it tells everybody now, every 2^`poll` seconds. RFC 5905 section 8: origin and receive timestamp zero.
+    pub fn broadcast(&self, now: i64, to: IpAddr, poll: i8) -> Datagram {
+        let mut clock = self.clock.clone();
+        let time = clock.read(now).to_ntp() + NtpDuration::from_nanoseconds((self.lie * 1e9) as i64);
+        let mut header = Header::new(Leap::None, Version::V4, Mode::Broadcast);
+        header.stratum = self.stratum;
+        header.set_poll(Log2Seconds(poll));
+        header.set_precision(Log2Seconds(-24));
+        header.reference_id = self.reference_id;
+        header.set_reference_timestamp(time - NtpDuration::from_seconds(16));
+        header.set_transmit_timestamp(time);
+        let from = SocketAddr::new(self.address, 123);
+        Datagram { from, to: SocketAddr::new(to, 123), payload: self.signed(header), hop_limit: 1 }
     }
 
     fn signed(&self, header: Header) -> Vec<u8> {

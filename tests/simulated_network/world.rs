@@ -1,7 +1,7 @@
 //! The world: true time, hosts, and what is under way between them.
 
 use crate::daemon::{Daemon, Wish};
-use crate::network::{Datagram, Way};
+use crate::network::{Datagram, Way, is_broadcast};
 use crate::random::Random;
 use crate::server::Server;
 use std::cmp::Reverse;
@@ -39,7 +39,7 @@ impl Host {
 
 #[derive(Debug)]
 enum Item {
-    Deliver(Datagram),
+    Deliver(usize, Datagram),
     Wake(usize, Timestamp<Monotonic>),
     Resolved(usize, SourceId, Arc<str>),
 }
@@ -55,6 +55,10 @@ pub struct World {
     pub random: Random,
     /// Everything that was ever sent and when, if somebody listens.
     pub tap: Option<Vec<(i64, Datagram)>>,
+    /// Who has joined which multicast group.
+    pub groups: BTreeMap<IpAddr, Vec<usize>>,
+    /// The routers between a host and the network where all meet, if there are any.
+    pub routers: BTreeMap<usize, u8>,
     due: BinaryHeap<Reverse<(i64, u64)>>,
     items: BTreeMap<u64, Item>,
     number: u64,
@@ -71,6 +75,8 @@ impl World {
             names: BTreeMap::new(),
             random,
             tap: None,
+            groups: BTreeMap::new(),
+            routers: BTreeMap::new(),
             due: BinaryHeap::new(),
             items: BTreeMap::new(),
             number: 0,
@@ -100,7 +106,7 @@ impl World {
         }
     }
 
-    /// Lets a datagram travel.
+    /// Lets a datagram travel to whoever is meant.
     pub fn send(&mut self, datagram: Datagram) {
         if let Some(tap) = &mut self.tap {
             tap.push((self.now, datagram.clone()));
@@ -110,17 +116,39 @@ impl World {
 
     /// The same for somebody whom no tap sees.
     pub fn inject(&mut self, datagram: Datagram) {
-        let way = |address: IpAddr, way: fn(&Host) -> Way| {
-            self.hosts.iter().find(|host| host.address() == address).map_or(Way::IDEAL, way)
-        };
-        let outbound = way(datagram.from.ip(), |host| host.outbound);
-        let inbound = way(datagram.to.ip(), |host| host.inbound);
-        for out in outbound.carry(&mut self.random) {
-            for into in inbound.carry(&mut self.random) {
-                let travel = ((out + into) * 1e9) as i64;
-                self.schedule(self.now + travel, Item::Deliver(datagram.clone()));
+        let from = self.place(datagram.from.ip());
+        let outbound = from.map_or(Way::IDEAL, |host| self.hosts[host].outbound);
+        for host in self.receivers(from, &datagram) {
+            let inbound = self.hosts[host].inbound;
+            for out in outbound.carry(&mut self.random) {
+                for into in inbound.carry(&mut self.random) {
+                    let travel = ((out + into) * 1e9) as i64;
+                    self.schedule(self.now + travel, Item::Deliver(host, datagram.clone()));
+                }
             }
         }
+    }
+
+    /// The host with this address.
+    pub fn place(&self, address: IpAddr) -> Option<usize> {
+        self.hosts.iter().position(|host| host.address() == address)
+    }
+
+    /// One host, everybody on the same network, or the members of a group that are near enough.
+    fn receivers(&self, from: Option<usize>, datagram: &Datagram) -> Vec<usize> {
+        let to = datagram.to.ip();
+        let routers = |host: &usize| self.routers.get(host).copied().unwrap_or(0);
+        let between = |host: &usize| from.map_or(0, |from| routers(&from)) + routers(host);
+        if to.is_multicast() {
+            let members = self.groups.get(&to).into_iter().flatten().copied();
+            return members
+                .filter(|host| Some(*host) != from && between(host) < datagram.hop_limit)
+                .collect();
+        }
+        if is_broadcast(to) {
+            return (0..self.hosts.len()).filter(|host| Some(*host) != from && between(host) == 0).collect();
+        }
+        self.place(to).into_iter().collect()
     }
 
     pub fn daemon(&mut self, host: usize) -> &mut Daemon {
@@ -187,15 +215,12 @@ impl World {
                 let addresses = self.names.get(&*name).cloned().unwrap_or_default();
                 self.tell(host, Event::Resolved { source, addresses });
             }
-            Item::Deliver(datagram) => self.deliver(&datagram),
+            Item::Deliver(host, datagram) => self.deliver(host, &datagram),
         }
     }
 
-    fn deliver(&mut self, datagram: &Datagram) {
+    fn deliver(&mut self, host: usize, datagram: &Datagram) {
         let now = self.now;
-        let Some(host) = self.hosts.iter().position(|host| host.address() == datagram.to.ip()) else {
-            return;
-        };
         match &mut self.hosts[host].node {
             Node::Daemon(daemon) => {
                 let wishes = daemon.receive(now, datagram);

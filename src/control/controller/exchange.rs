@@ -2,7 +2,7 @@
 
 use super::super::action::{Action, Transmission, TransmitField};
 use super::super::association::{Association, PeerVariables, Role};
-use super::super::client::Outcome;
+use super::super::client::{Client, Outcome};
 use super::super::dispatch::{AssociationMode, Dispatch, dispatch};
 use super::super::event::{
     Arrival, AssociationId, ExchangeSocket, InterfaceIndex, SendHandle, SendStamp, SocketName,
@@ -15,11 +15,22 @@ use super::super::sample::Sample;
 use super::super::state::SourceState;
 use super::Controller;
 use crate::time::{Monotonic, Timestamp};
+use crate::wire::Mode;
 
 /// When an association next needs attention.
 pub(super) fn due(association: &Association) -> Timestamp<Monotonic> {
-    let poll = association.poll.next();
-    association.role.client().closes_at().map_or(poll, |time| time.min(poll))
+    let turn = turn(association);
+    let closes_at = association.role.client().and_then(Client::closes_at);
+    closes_at.map_or(turn, |time| time.min(turn))
+}
+
+/// When it is an association's turn to send, or to notice that it heard nothing.
+fn turn(association: &Association) -> Timestamp<Monotonic> {
+    match &association.role {
+        Role::BroadcastClient(listener) => listener.next(),
+        Role::ManycastClient(search) => search.next(),
+        Role::Client(_) | Role::Symmetric(_) | Role::BroadcastServer(_) => association.poll.next(),
+    }
 }
 
 impl Controller {
@@ -27,8 +38,13 @@ impl Controller {
     pub(super) fn on_due(&mut self, id: AssociationId) {
         let now = self.now.monotonic;
         let Some(association) = self.associations.get_mut(&id) else { return };
-        if association.poll.next() <= now {
-            self.poll(id);
+        if turn(association) <= now {
+            match &association.role {
+                Role::Client(_) | Role::Symmetric(_) => self.poll(id),
+                Role::BroadcastServer(_) => self.broadcast(id),
+                Role::BroadcastClient(_) => self.on_listener_turn(id),
+                Role::ManycastClient(_) => self.on_search_turn(id),
+            }
         } else {
             self.close_socket(id);
             self.end_volley(id);
@@ -36,16 +52,15 @@ impl Controller {
         self.plan(id);
     }
 
-    fn close_socket(&mut self, id: AssociationId) {
+    pub(super) fn close_socket(&mut self, id: AssociationId) {
         let Some(association) = self.associations.get_mut(&id) else { return };
-        let open = association.role.client_mut().close();
+        let open = association.role.client_mut().and_then(Client::close);
         self.actions.extend(open.map(Action::CloseSocket));
     }
 
     /// RFC 5905 section 13.2: sends a request, and tells the filter if the last ones were in vain.
     fn poll(&mut self, id: AssociationId) {
         self.close_socket(id);
-        let handle = self.send_handle(id);
         let (now, system_poll) = (self.now.monotonic, self.system.poll.interval());
         let Some(association) = self.associations.get_mut(&id) else { return };
         // accept() of A.5.5.3 lets through what gets further than `NotSelectable`.
@@ -58,12 +73,13 @@ impl Controller {
         }
         let was_reachable = association.state != SourceState::Unreachable;
         let is_request = match &mut association.role {
-            Role::Client(_) => true,
             Role::Symmetric(symmetric) => symmetric.begins_with_volley(),
+            _ => true,
         };
         if is_request {
-            self.send_request(id, handle);
+            self.ask(id);
         } else {
+            let handle = self.send_handle(id);
             self.send_to_peer(id, handle);
         }
         if input == FilterInput::Dummy && was_reachable {
@@ -74,17 +90,15 @@ impl Controller {
         }
     }
 
-    /// A mode 3 packet, from a socket of its own.
-    fn send_request(&mut self, id: AssociationId, handle: SendHandle) {
+    /// Sends a request from a socket of its own.
+    pub(super) fn ask(&mut self, id: AssociationId) {
+        let handle = self.send_handle(id);
         let now = self.now.monotonic;
         let Some(association) = self.associations.get_mut(&id) else { return };
-        let (header, socket) = association.role.client_mut().request(
-            now,
-            handle.number,
-            association.poll.host_interval(),
-            |exchange| ExchangeSocket { association: id, exchange },
-            &mut self.chance,
-        );
+        let interval = association.poll.host_interval();
+        let Some(client) = association.role.client_mut() else { return };
+        let name = |exchange| ExchangeSocket { association: id, exchange };
+        let (header, socket) = client.request(now, handle.number, interval, name, &mut self.chance);
         let (instance, remote, key) = (association.instance, association.remote, association.key);
         self.actions.push(Action::OpenSocket { socket, instance, remote });
         self.actions.push(Action::Transmit(Transmission {
@@ -104,8 +118,12 @@ impl Controller {
         let Some(association) = self.associations.get_mut(&handle.association) else { return };
         association.traffic.sent += 1;
         match &mut association.role {
-            Role::Client(client) => client.on_sent(handle.number, stamp),
             Role::Symmetric(symmetric) => symmetric.on_sent(handle.number, stamp),
+            role => {
+                if let Some(client) = role.client_mut() {
+                    client.on_sent(handle.number, stamp);
+                }
+            }
         }
     }
 
@@ -113,8 +131,8 @@ impl Controller {
         let Some(association) = self.associations.get_mut(&handle.association) else { return };
         association.traffic.send_failed += 1;
         let was_current = match &mut association.role {
-            Role::Client(client) => client.on_send_failed(handle.number),
             Role::Symmetric(symmetric) => symmetric.on_send_failed(handle.number),
+            role => role.client_mut().is_some_and(|client| client.on_send_failed(handle.number)),
         };
         if was_current {
             self.close_socket(handle.association);
@@ -136,7 +154,7 @@ impl Controller {
             },
             // Client associations live on their own sockets (RFC 9109): whatever comes to port 123, even from a
             // server of ours, is not an answer to us.
-            SocketName::Service(_) => self.peer_of(arrival),
+            SocketName::Service(_) => self.peer_of(arrival).or_else(|| self.resident(arrival)),
         };
         let mode = match arrival.socket {
             // The volley of a peering is a client's exchange.
@@ -146,18 +164,33 @@ impl Controller {
             }
         };
         match (dispatch(mode, arrival.header.mode()), id) {
+            (Dispatch::Process, Some(id)) if arrival.header.mode() == Mode::Broadcast => {
+                self.hear(id, arrival)
+            }
             (Dispatch::Process, Some(id)) => self.process(id, arrival),
             (Dispatch::NewPassive, None) => self.on_new_peer(arrival),
             (Dispatch::Error, Some(id)) => self.on_two_passive_ends(id, arrival),
-            // The workers answer requests; the modes that mobilise associations are not built into this core yet.
+            (Dispatch::NewBroadcastClient, _) => self.meet_broadcaster(arrival),
+            (Dispatch::Manycast, _) => self.meet_server(arrival),
+            // The workers answer requests, except those to a group.
+            (Dispatch::FastTransmit, _) => self.answer_group(arrival),
             _ => self.counters.discarded += 1,
+        }
+    }
+
+    /// The association that a packet at port 123 belongs to. Client associations live on their own sockets (RFC 9109),
+    /// so an answer there, even from a server of ours, belongs to none.
+    fn resident(&self, arrival: &Arrival) -> Option<AssociationId> {
+        match arrival.header.mode() {
+            Mode::Broadcast => self.servers.get(&(arrival.instance, arrival.remote)).copied(),
+            _ => None,
         }
     }
 
     /// The association whose open socket this is and whose server this comes from.
     fn owner(&self, socket: ExchangeSocket, arrival: &Arrival) -> Option<AssociationId> {
         let association = self.associations.get(&socket.association)?;
-        let is_open = association.role.client().has_open(socket);
+        let is_open = association.role.client().is_some_and(|client| client.has_open(socket));
         let is_its = association.remote == arrival.remote && association.instance == arrival.instance;
         (is_open && is_its).then_some(association.id)
     }
@@ -172,8 +205,14 @@ impl Controller {
             (Role::Symmetric(symmetric), SocketName::Service(_)) => {
                 symmetric.receive(now, arrival, key, precision, slewed)
             }
-            (role, _) => role.client_mut().receive(now, arrival, key, precision),
+            (role, _) => {
+                let Some(client) = role.client_mut() else { return };
+                client.receive(now, arrival, key, precision)
+            }
         };
+        if let Role::BroadcastClient(listener) = &mut association.role {
+            listener.on_answer(now, arrival, &outcome);
+        }
         match outcome {
             Outcome::Refused(failure) => self.count(id, failure),
             Outcome::Unstamped => association.traffic.unstamped += 1,

@@ -128,6 +128,7 @@ fn a_peer_of_a_worse_stratum_is_answered_without_an_association() {
         poll_min: 4,
         poll_max: 4,
         bursts: false,
+        unasked: u8::MAX,
     });
     while shell.controller.system().snapshot.stratum != 2 {
         shell.happen(Happening::WakeInTime);

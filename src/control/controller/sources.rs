@@ -3,10 +3,12 @@
 use super::super::action::Action;
 use super::super::agenda::Due;
 use super::super::association::{Association, Role, Traffic};
+use super::super::broadcast_server::BroadcastServer;
 use super::super::client::Client;
 use super::super::event::{AssociationId, InstanceId, InterfaceIndex};
 use super::super::filter::ClockFilter;
 use super::super::kiss::Kiss;
+use super::super::manycast::Search;
 use super::super::news::{Farewell, News};
 use super::super::poll::PollProcess;
 use super::super::source::{
@@ -32,6 +34,9 @@ const ADDRESSES_MAX: usize = 32;
 /// The most addresses of one source remembered as refusing us, or as tried.
 const REMEMBERED_MAX: usize = 64;
 
+/// The most broadcast servers heard at one place. A network has one or two; more than this is forgery.
+pub(super) const BROADCASTERS_MAX: usize = 8;
+
 /// A configured source and what became of it.
 #[derive(Clone, Debug)]
 pub struct SourceEntry {
@@ -43,7 +48,7 @@ pub struct SourceEntry {
     /// Who said DENY or RSTR: not to be asked again (RFC 5905 section 7.4a).
     refusing: VecDeque<(SocketAddr, Kiss)>,
     /// Who was given up; taken again only when there is nobody else.
-    tried: VecDeque<SocketAddr>,
+    pub(super) tried: VecDeque<SocketAddr>,
 }
 
 impl SourceEntry {
@@ -82,14 +87,17 @@ impl SourceEntry {
     }
 
     /// How many associations it shall have.
-    fn wanted(&self) -> usize {
+    pub(super) fn wanted(&self) -> usize {
         match self.configuration.kind {
-            SourceKind::Server | SourceKind::Peer(_) => 1,
+            SourceKind::Server | SourceKind::Peer(_) | SourceKind::Broadcast(_) => 1,
+            SourceKind::BroadcastClient(_) => BROADCASTERS_MAX,
+            SourceKind::ManycastClient(options) => options.most(),
+            SourceKind::ManycastServer(_) => 0,
             SourceKind::Pool(members) => usize::from(members.clamp(1, POOL_MEMBERS_MAX)),
         }
     }
 
-    fn refuses(&self, remote: SocketAddr) -> bool {
+    pub(super) fn refuses(&self, remote: SocketAddr) -> bool {
         self.refusing.iter().any(|(address, _)| *address == remote)
     }
 }
@@ -114,11 +122,18 @@ impl Controller {
         if self.sources.len() >= SOURCES_MAX {
             return self.report(None, News::TableFull);
         }
-        let place = configuration.place.clone();
+        let (kind, place) = (configuration.kind, configuration.place.clone());
         self.sources.insert(source, SourceEntry::new(configuration));
         self.review_poll_range();
+        if kind.hears_strangers() {
+            self.listeners.insert(source);
+        }
+        if kind.only_listens() {
+            return;
+        }
         match place {
             Place::Address(remote) => _ = self.mobilise(source, remote),
+            Place::Name(..) if kind.addresses_many() => {}
             Place::Name(..) => self.look_up(source),
         }
     }
@@ -129,6 +144,7 @@ impl Controller {
             self.demobilise(member, Farewell::Removed);
         }
         self.sources.remove(&source);
+        self.listeners.remove(&source);
         self.agenda.set(Due::Lookup(source), None);
         self.review_poll_range();
         self.select();
@@ -237,16 +253,41 @@ impl Controller {
         association.useless_polls = if is_useless { association.useless_polls.saturating_add(1) } else { 0 };
         let Some(source) = association.source else { return };
         let is_long = association.useless_polls >= USELESS_POLLS;
+        let is_silent = is_long && association.state == SourceState::Unreachable;
         let is_named = self
             .sources
             .get(&source)
             .is_some_and(|entry| matches!(entry.configuration.place, Place::Name(..)));
+        if is_silent && self.is_searched(source) {
+            self.demobilise(id, Farewell::Silent);
+            return self.select();
+        }
         if is_long && is_named && !self.agenda.has(Due::Lookup(source)) {
             self.agenda.set(Due::Lookup(source), Some(self.now.monotonic));
         }
     }
 
     fn mobilise(&mut self, source: SourceId, remote: SocketAddr) -> Option<AssociationId> {
+        let configuration = &self.sources.get(&source)?.configuration;
+        let role = match configuration.kind {
+            SourceKind::Peer(volley) => Role::Symmetric(Symmetric::active(volley)),
+            SourceKind::Broadcast(options) => Role::BroadcastServer(BroadcastServer::new(options)),
+            SourceKind::ManycastClient(options) => {
+                let interval = configuration.poll.clamped().poll_min;
+                let first = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
+                Role::ManycastClient(Search::new(options, interval, first))
+            }
+            _ => Role::Client(Client::default()),
+        };
+        self.mobilise_as(source, remote, role)
+    }
+
+    pub(super) fn mobilise_as(
+        &mut self,
+        source: SourceId,
+        remote: SocketAddr,
+        role: Role,
+    ) -> Option<AssociationId> {
         let configuration = self.sources.get(&source)?.configuration.clone();
         if self.is_taken(configuration.instance, remote) {
             self.report(None, News::AlreadySource { remote });
@@ -257,10 +298,6 @@ impl Controller {
             self.select();
         }
         let first_poll = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
-        let role = match configuration.kind {
-            SourceKind::Server | SourceKind::Pool(_) => Role::Client(Client::default()),
-            SourceKind::Peer(volley) => Role::Symmetric(Symmetric::active(volley)),
-        };
         let Some(id) = self.insert(Some(source), &configuration, remote, role, first_poll) else {
             self.report(None, News::TableFull);
             return None;
@@ -303,7 +340,7 @@ impl Controller {
     /// Dissolves an association. Selection is the caller's to run.
     pub(super) fn demobilise(&mut self, id: AssociationId, reason: Farewell) {
         let Some(mut association) = self.associations.remove(&id) else { return };
-        let open = association.role.client_mut().close();
+        let open = association.role.client_mut().and_then(Client::close);
         self.actions.extend(open.map(Action::CloseSocket));
         self.servers.remove(&(association.instance, association.remote));
         self.agenda.set(Due::Association(id), None);
@@ -324,10 +361,14 @@ impl Controller {
                 | Farewell::Silent
                 | Farewell::WorseStratum
                 | Farewell::BothPassive
-                | Farewell::Configured => {}
+                | Farewell::Configured
+                | Farewell::SearchedAnew => {}
             }
         }
         self.report(Some(id), News::Demobilised { remote, reason });
+        if let Some(source) = association.source {
+            self.on_member_lost(source);
+        }
     }
 }
 
@@ -364,7 +405,9 @@ fn new_association(
 /// RFC 5905 section 13.2 knows bursts of clients only; two peers that burst at each other would never rest.
 fn poll_options(configuration: &SourceConfiguration, role: &Role) -> PollOptions {
     match role {
-        Role::Client(_) => configuration.poll,
+        Role::Client(_) | Role::ManycastClient(_) => configuration.poll,
+        Role::BroadcastServer(server) => PollOptions::fixed(server.interval()),
+        Role::BroadcastClient(listener) => PollOptions::fixed(listener.interval()),
         Role::Symmetric(_) => PollOptions { iburst: Burst::Off, burst: Burst::Off, ..configuration.poll },
     }
 }

@@ -11,7 +11,7 @@ use super::super::reference::reference_id;
 use super::super::select::{self, Candidate, MIN_DISPERSION, Selection, select};
 use super::super::source::PollOptions;
 use super::super::state::{self, SourceState};
-use super::{Controller, ControllerOptions};
+use super::{Controller, ControllerOptions, SourceEntry};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Ppm, Timestamp};
 use std::net::SocketAddr;
@@ -109,7 +109,11 @@ impl Controller {
             let other = peer.filter(|peer| peer.id != association.id).map(|peer| peer.remote.ip());
             association.candidate(now, slewed, other)
         };
-        self.associations.values().map(candidate).collect()
+        self.associations
+            .values()
+            .filter(|association| association.role.gives_time())
+            .map(candidate)
+            .collect()
     }
 
     fn set_state(&mut self, id: AssociationId, state: SourceState) {
@@ -242,7 +246,9 @@ impl Controller {
 
     /// The time constant stays between the shortest and the longest interval that any source allows.
     pub(super) fn review_poll_range(&mut self) {
-        let options = || self.sources.values().map(|entry| entry.configuration().poll.clamped());
+        let givers =
+            || self.sources.values().map(SourceEntry::configuration).filter(|it| it.kind.gives_time());
+        let options = || givers().map(|configuration| configuration.poll.clamped());
         let default = PollOptions::default();
         let poll_min = options().map(|poll| poll.poll_min).min().unwrap_or(default.poll_min);
         let poll_max = options().map(|poll| poll.poll_max).max().unwrap_or(default.poll_max);
