@@ -11,6 +11,7 @@
 
 mod generate;
 mod mac;
+#[path = "../common/random.rs"]
 mod random;
 mod reader;
 mod replies;

@@ -8,6 +8,7 @@
 mod clock;
 mod daemon;
 mod network;
+#[path = "../common/random.rs"]
 mod random;
 mod scenario;
 mod server;

@@ -1,6 +1,8 @@
-//! Chance with a seed: SplitMix64, which is short, fast and good enough to choose test input.
+//! Chance with a seed: SplitMix64, which is short, fast and good enough to choose test input and for physics.
+#![allow(dead_code, reason = "each test crate uses a part of this module")]
 
 /// A source of chance that a seed determines.
+#[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
@@ -38,5 +40,25 @@ impl Random {
 
     pub const fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())]
+    }
+
+    /// Evenly from 0 to below 1.
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// True with this probability.
+    pub fn happens(&mut self, probability: f64) -> bool {
+        self.unit() < probability
+    }
+
+    /// Exponentially distributed with this mean: what queues do.
+    pub fn exponential(&mut self, mean: f64) -> f64 {
+        -mean * (1.0 - self.unit()).ln()
+    }
+
+    /// Normally distributed with mean 0 and deviation 1 (near enough: the sum of twelve).
+    pub fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
     }
 }
