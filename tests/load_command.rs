@@ -334,6 +334,35 @@ fn a_second_interruption_waits_for_nothing() {
     }
 }
 
+/// Millions of requests are open then, and none of them is worth a second.
+#[test]
+fn a_flood_ends_when_it_is_interrupted() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    daemon.pause();
+    for (timeout, signals) in [("1", 1), ("10", 2)] {
+        let child =
+            start_load(&lab, &format!("--engine live-frames --saturate --duration 60 --timeout {timeout}"));
+        std::thread::sleep(Duration::from_secs(4));
+        let mut last = std::time::Instant::now();
+        for _ in 0..signals {
+            last = std::time::Instant::now();
+            interrupt(&child);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let output = child.wait_with_output().unwrap();
+        let took = last.elapsed();
+        let waits = Duration::from_secs(if signals == 1 { 1 } else { 0 });
+        assert!(took < waits + Duration::from_millis(1500), "{signals} signals: {took:?}");
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(table.contains("\ninterrupted: "), "{table}");
+    }
+    daemon.resume();
+}
+
 #[test]
 fn a_link_that_goes_away_fails_the_run_and_keeps_what_was_measured() {
     if !can_have_labs() {

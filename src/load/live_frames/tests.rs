@@ -315,6 +315,34 @@ fn a_reply_is_late_after_the_timeout_and_wrong_before_its_request() {
     }
 }
 
+/// The table has 16 million entries, and whoever presses Ctrl-C twice waits for this.
+#[test]
+fn open_requests_of_a_whole_table_are_counted_at_once() {
+    let scene = scene("10.99.8.0/22", 1000);
+    let Some(mut programs) = load(&scene, &plan()) else { return };
+    let table = 1 << SLOT_BITS.end();
+    // As if 16 million had their replies, and then a thousand more were sent.
+    programs.set_progress(Sender { sent: table - 500, ..Sender::default() });
+    let (mut numbers, mut middle) = (Vec::new(), 0);
+    for request in 0..1000 {
+        if request == 600 {
+            let sender = programs.progress().unwrap();
+            middle = clock::monotonic().nanoseconds() as u64 - sender.start;
+        }
+        numbers.push(programs.progress().unwrap().sent as u32);
+        run(programs.ask(), Template::new(&scene).bytes());
+    }
+    for number in numbers.iter().step_by(10) {
+        run(programs.hear(), &right(&scene, *number));
+    }
+    let since = Instant::now();
+    assert_eq!(programs.open_since(0, u64::MAX).unwrap(), 900);
+    let took = since.elapsed();
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert_eq!(programs.open_since(middle, u64::MAX).unwrap(), 360);
+    assert_eq!(programs.open_since(0, 50).unwrap(), 45);
+}
+
 #[test]
 fn the_pace_does_not_drift() {
     let scene = scene("10.99.8.0/22", 1);
