@@ -1,4 +1,4 @@
-//! The XDP program's shortcuts: what spares most requests the look-ups in its maps.
+//! The XDP program's shortcuts: what spares requests to one address of each family the look-ups in its maps.
 //!
 //! Owns: which address of each family has a shortcut, and the order in which the program's global is written. Does not own:
 //! the maps, which hold everything that is in here too.
