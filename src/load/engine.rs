@@ -6,6 +6,7 @@
 //! and nothing else. One sends through xsk-rs from user space, the other inside the kernel; that they agree is a test.
 
 use super::clients::Clients;
+use super::digits::grouped;
 use super::judge::Flaw;
 use super::record::empty_histogram;
 use hdrhistogram::Histogram;
@@ -75,10 +76,11 @@ impl Plan {
         let open = (self.rate.unwrap_or(saturated) * self.timeout.as_secs_f64()).ceil() as u64;
         match self.rate {
             Some(rate) if open > max => Err(EngineError(format!(
-                "--timeout {:?}: must be at most {:.0} ms at {rate:.0} requests/s, as the engine remembers {max} open \
-                 requests",
+                "--timeout {:?}: must be at most {} ms at {} requests/s, as the engine remembers {} open requests",
                 self.timeout,
-                (max as f64 / rate * 1e3).floor()
+                grouped((max as f64 / rate * 1e3) as u64, ' '),
+                grouped(rate.round() as u64, ' '),
+                grouped(max, ' ')
             ))),
             _ => Ok(open.min(max)),
         }

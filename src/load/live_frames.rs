@@ -16,6 +16,7 @@
 mod program;
 
 use self::program::Program;
+use super::digits::grouped;
 use super::engine::{Engine, EngineError, Expect, Measured, OVERTIME, Plan, Progress, Scene, Wish};
 use super::judge::Flaw;
 use super::link::LinkWatch;
@@ -353,7 +354,9 @@ fn settings(scene: &Scene, template: &Template, plan: &Plan) -> Result<Settings,
     let requests_max = plan.requests().unwrap_or(numbers);
     if requests_max > numbers {
         return Err(EngineError(format!(
-            "{requests_max} requests in one step: {numbers} are the limit, lower the rate or the duration"
+            "{} requests in one step: {} are the limit, lower the rate or the duration",
+            grouped(requests_max, ' '),
+            grouped(numbers, ' ')
         )));
     }
     let (ip_sum, udp_sum) = template.sums();

@@ -7,6 +7,7 @@
 //! 2^32 requests; whoever wants more makes another step, which has another nonce.
 
 use super::clients::{Clients, PORTS};
+use super::digits::grouped;
 use super::engine::{Expect, Plan, Scene};
 use super::resolve::NextHop;
 use super::scope::Scope;
@@ -187,7 +188,9 @@ impl Options {
             let max = REQUESTS_END / rate.unwrap_or(SATURATED_RATE_MAX);
             let seconds = self.duration.as_secs_f64();
             if seconds >= max {
-                let rate = rate.map_or("with --saturate".to_owned(), |rate| format!("at {rate} requests/s"));
+                let rate = rate.map_or("with --saturate".to_owned(), |rate| {
+                    format!("at {} requests/s", grouped(rate.round() as u64, ' '))
+                });
                 return Err(PlanError::TooMany { seconds, max: max.floor(), rate });
             }
         }
@@ -319,11 +322,11 @@ mod tests {
         assert_eq!(long(Offer::Rate(1e6), 4294).check(), Ok(()));
         refused(
             &long(Offer::Rate(1e6), 4295),
-            "--duration 4295 s: must be at most 4294 s at 1000000 requests/s",
+            "--duration 4295 s: must be at most 4294 s at 1 000 000 requests/s",
         );
         refused(&long(Offer::Saturate, 108), "--duration 108 s: must be at most 107 s with --saturate");
         let sweep = Offer::Sweep { from: 1.0, to: 2e6, steps: 5 };
-        refused(&long(sweep, 3000), "--duration 3000 s: must be at most 2147 s at 2000000");
+        refused(&long(sweep, 3000), "--duration 3000 s: must be at most 2147 s at 2 000 000");
     }
 
     #[test]
