@@ -9,6 +9,7 @@ pub(super) mod args;
 mod files;
 mod progress;
 mod show;
+mod warnings;
 
 use super::{Failure, WRONG_INPUT};
 use crate::load::plan::Options;
@@ -49,7 +50,7 @@ pub(super) fn load(arguments: &LoadArguments) -> Result<(), Failure> {
         .map_err(|error| if error.is_wrong_input() { wrong_input(error) } else { Failure::failed(error) })?;
     let started = SystemTime::now();
     let run = measure(arguments, &options, &next_hop, started)?;
-    for warning in show::warnings(&run) {
+    for warning in warnings::warnings(&run) {
         let _ = writeln!(io::stderr(), "timeball: warning: {warning}");
     }
     let failure = run.failure.clone().or_else(|| show::hint(&run));
