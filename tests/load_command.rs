@@ -67,6 +67,10 @@ fn it_is_a_load_test_and_not_a_weapon() {
     }
     says(&load("--target 10.99.1.1 --sources 8.8.8.0/24"), 2, &["--sources 8.8.8.0/24", "--target-is-mine"]);
     says(&load("--target 10.99.1.1 --sources 0.0.0.0/0 --target-is-mine"), 2, &["--sources 0.0.0.0/0"]);
+    for sources in ["127.0.0.0/8", "126.0.0.0/7"] {
+        let flags = format!("--target 10.99.1.1 --sources {sources} --target-is-mine");
+        says(&load(&flags), 2, &[&format!("--sources {sources}: must not have loopback"), "10.0.0.0/8"]);
+    }
     says(&load("--target 10.99.1.1 --sources 10.99.0.0/16"), 2, &["--sources 10.99.0.0/16", "10.99.1.1"]);
 }
 

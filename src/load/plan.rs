@@ -108,8 +108,8 @@ pub enum PlanError {
     /// An address that may be somebody else's.
     #[error(
         "{flag} {value}: must be within private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7), shared \
-         (100.64.0.0/10), link-local or loopback addresses, unless --target-is-mine says that you answer for all \
-         the addresses involved"
+         (100.64.0.0/10) or link-local addresses, unless --target-is-mine says that you answer for all the addresses \
+         involved"
     )]
     Foreign {
         /// The flag.
@@ -123,6 +123,13 @@ pub enum PlanError {
          network namespace, over a veth pair, or on another machine"
     )]
     Loopback(IpAddr),
+    /// Loopback addresses for the clients.
+    #[error(
+        "--sources {0}: must not have loopback addresses in it (127.0.0.0/8, ::1), as every machine drops what comes \
+         from one over a network; private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7), shared \
+         (100.64.0.0/10) and link-local addresses will do"
+    )]
+    LoopbackSources(IpNet),
     /// Sources of the other address family.
     #[error("--sources {sources}: must be of the same family as --target {target}")]
     Family {
@@ -138,6 +145,17 @@ pub enum PlanError {
         sources: IpNet,
         /// The target.
         target: IpAddr,
+    },
+    /// A client with the address that means everybody.
+    #[error(
+        "--sources {sources}: must not make {broadcast}, the broadcast address of the interface's network, a client, \
+         as machines of that network drop what comes from it"
+    )]
+    BroadcastIsClient {
+        /// The sources.
+        sources: IpNet,
+        /// The address.
+        broadcast: IpAddr,
     },
     /// More clients than there are addresses and ports.
     #[error("--clients {clients}: must be 1 to {room} on {place}")]
@@ -170,12 +188,10 @@ impl Options {
     /// The first [`PlanError`].
     pub fn check(&self) -> Result<(), PlanError> {
         let target = self.target.ip();
-        self.check_scope("--target", target.into(), target.to_string())?;
-        if target.is_loopback() {
-            return Err(PlanError::Loopback(target));
-        }
+        self.check_scope("--target", target.into(), target.to_string(), PlanError::Loopback(target))?;
         if let Some(sources) = self.sources {
-            self.check_scope("--sources", sources, sources.to_string())?;
+            let loopback = PlanError::LoopbackSources(sources);
+            self.check_scope("--sources", sources, sources.to_string(), loopback)?;
             if sources.addr().is_ipv4() != target.is_ipv4() {
                 return Err(PlanError::Family { sources, target });
             }
@@ -197,8 +213,15 @@ impl Options {
         Ok(())
     }
 
-    fn check_scope(&self, flag: &'static str, prefix: IpNet, value: String) -> Result<(), PlanError> {
+    fn check_scope(
+        &self,
+        flag: &'static str,
+        prefix: IpNet,
+        value: String,
+        loopback: PlanError,
+    ) -> Result<(), PlanError> {
         match Scope::of(prefix) {
+            Scope::Loopback => Err(loopback),
             Scope::Nobody(reason) => Err(PlanError::Nobody { flag, value, reason }),
             Scope::Foreign if !self.is_mine => Err(PlanError::Foreign { flag, value }),
             Scope::Own | Scope::Foreign => Ok(()),
@@ -221,7 +244,7 @@ impl Options {
     /// Where the clients' addresses come from, now that the way to the target is known.
     #[must_use]
     pub fn prefix(&self, next_hop: &NextHop) -> IpNet {
-        self.sources.unwrap_or_else(|| next_hop.source.into())
+        self.sources.unwrap_or_else(|| next_hop.source.addr().into())
     }
 
     /// The scene of all steps.
@@ -229,6 +252,15 @@ impl Options {
     /// # Errors
     /// [`PlanError`] as from [`Self::check`].
     pub fn scene(&self, next_hop: &NextHop) -> Result<Scene, PlanError> {
+        let sources = self.prefix(next_hop);
+        let clients = self.clients_in(sources)?;
+        // A pair of addresses has no broadcast address (RFC 3021), nor has a single one.
+        if let IpNet::V4(network) = next_hop.source
+            && network.prefix_len() < 31
+            && clients.contain(network.broadcast().into())
+        {
+            return Err(PlanError::BroadcastIsClient { sources, broadcast: network.broadcast().into() });
+        }
         Ok(Scene {
             interface: self.interface.clone(),
             ifindex: next_hop.ifindex,
@@ -236,7 +268,7 @@ impl Options {
             target_mac: next_hop.target_mac,
             target: self.target.ip(),
             port: self.target.port(),
-            clients: self.clients_in(self.prefix(next_hop))?,
+            clients,
             expect: self.expect,
         })
     }
@@ -292,6 +324,61 @@ mod tests {
             );
         }
         refused(&options("127.0.0.1", None), "--target 127.0.0.1: must be reached through an Ethernet");
+    }
+
+    #[test]
+    fn sources_that_no_machine_answers_are_refused_whoever_vouches_for_them() {
+        for (never, reason) in [
+            ("127.0.0.0/8", "must not have loopback addresses in it"),
+            ("127.0.0.1/32", "must not have loopback addresses in it"),
+            ("126.0.0.0/7", "must not have loopback addresses in it"),
+            (
+                "224.0.0.0/4",
+                "must be addresses of single machines; this is unspecified, multicast or broadcast",
+            ),
+            (
+                "239.1.0.0/16",
+                "must be addresses of single machines; this is unspecified, multicast or broadcast",
+            ),
+            (
+                "0.0.0.0/8",
+                "must be addresses of single machines; this is unspecified, multicast or broadcast",
+            ),
+            ("255.255.255.255/32", "must be addresses of single machines; this is unspecified, multicast or"),
+            (
+                "::ffff:10.99.8.0/118",
+                "must be addresses of single machines; this is IPv4-mapped (write the IPv4",
+            ),
+            ("::1/128", "must not have loopback addresses in it"),
+            ("::/128", "must be addresses of single machines; this is unspecified or multicast"),
+            ("ff02::/16", "must be addresses of single machines; this is unspecified or multicast"),
+            ("10.99.8.0/22", "must be of the same family as --target fd99:1::1"),
+        ] {
+            let options = Options { is_mine: true, ..options("fd99:1::1", Some(never)) };
+            refused(&options, &format!("--sources {never}: {reason}"));
+        }
+    }
+
+    #[test]
+    fn the_broadcast_address_of_the_interfaces_network_is_no_client() {
+        let next_hop = |source: &str| NextHop {
+            ifindex: 2,
+            source_mac: [2; 6],
+            target_mac: [4; 6],
+            source: source.parse().unwrap(),
+        };
+        let wide = options("10.99.200.1", Some("10.99.0.0/16"));
+        assert_eq!(wide.check(), Ok(()));
+        let error = wide.scene(&next_hop("10.99.1.2/24")).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--sources 10.99.0.0/16: must not make 10.99.1.255, the broadcast"),
+            "{error}"
+        );
+        // Behind the last client, and no broadcast address at all.
+        assert!(wide.scene(&next_hop("10.99.7.2/24")).is_ok());
+        assert!(wide.scene(&next_hop("10.99.1.2/31")).is_ok());
+        let own = Options { sources: None, ..wide };
+        assert_eq!(own.scene(&next_hop("10.99.1.2/24")).unwrap().clients.first().to_string(), "10.99.1.2");
     }
 
     #[test]

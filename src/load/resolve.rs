@@ -7,6 +7,7 @@
 //! nothing but its own ARP request or neighbour solicitation.
 
 use crate::sys::netlink::{self, ListedAddress, NetlinkSocket};
+use ipnet::IpNet;
 use netlink_packet_core::NlasIterator;
 use std::fmt::Write;
 use std::io;
@@ -51,8 +52,8 @@ pub struct NextHop {
     pub source_mac: [u8; 6],
     /// The MAC address of the target, or of the gateway to it.
     pub target_mac: [u8; 6],
-    /// The interface's address that the kernel would ask from.
-    pub source: IpAddr,
+    /// The interface's address that the kernel would ask from, with its network.
+    pub source: IpNet,
 }
 
 /// Why there is no way.
@@ -207,13 +208,17 @@ fn source(
     target: IpAddr,
     preferred: Option<IpAddr>,
     listed: &[ListedAddress],
-) -> Option<IpAddr> {
-    let own = |line: &ListedAddress| Some(line.address.filter(|_| line.name == interface)?.0);
-    let has = |address: &IpAddr| listed.iter().any(|line| own(line) == Some(*address));
-    let fits = |address: &IpAddr| {
-        address.is_ipv4() == target.is_ipv4() && is_link_local_v6(*address) == is_link_local_v6(target)
+) -> Option<IpNet> {
+    let own = |line: &ListedAddress| {
+        let (address, length) = line.address.filter(|_| line.name == interface)?;
+        IpNet::new(address, length).ok()
     };
-    preferred.filter(has).or_else(|| listed.iter().filter_map(own).find(fits))
+    let own = || listed.iter().filter_map(own);
+    let fits = |address: &IpNet| {
+        let address = address.addr();
+        address.is_ipv4() == target.is_ipv4() && is_link_local_v6(address) == is_link_local_v6(target)
+    };
+    own().find(|address| Some(address.addr()) == preferred).or_else(|| own().find(fits))
 }
 
 fn is_link_local_v6(address: IpAddr) -> bool {
@@ -376,7 +381,7 @@ mod tests {
             name: name.into(),
             ifindex: 2,
             flags: 0,
-            address: Some((address.parse().unwrap(), 64)),
+            address: Some((address.parse().unwrap(), if address.contains('.') { 24 } else { 64 })),
             mac: None,
         };
         let listed =
@@ -385,11 +390,11 @@ mod tests {
             let preferred = preferred.parse().ok();
             source("tb0", target.parse().unwrap(), preferred, &listed).map(|source| source.to_string())
         };
-        assert_eq!(from("10.99.1.1", "10.99.1.3").unwrap(), "10.99.1.3");
+        assert_eq!(from("10.99.1.1", "10.99.1.3").unwrap(), "10.99.1.3/24");
         // An address of another interface would not get its replies here.
-        assert_eq!(from("10.99.1.1", "10.98.0.1").unwrap(), "10.99.1.2");
-        assert_eq!(from("fd99:1::1", "").unwrap(), "fd99:1::2");
-        assert_eq!(from("fe80::1", "").unwrap(), "fe80::2");
+        assert_eq!(from("10.99.1.1", "10.98.0.1").unwrap(), "10.99.1.2/24");
+        assert_eq!(from("fd99:1::1", "").unwrap(), "fd99:1::2/64");
+        assert_eq!(from("fe80::1", "").unwrap(), "fe80::2/64");
         assert_eq!(source("tb1", "10.99.1.1".parse().unwrap(), None, &listed), None);
     }
 
