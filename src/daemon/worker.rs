@@ -17,6 +17,7 @@ use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
 use crate::sys::memory::prefetch;
 use crate::sys::process::{self, PollEntry, Waker};
+use crate::sys::scheduling;
 use crate::sys::socket::{BATCH_MAX, Batch};
 use crate::wire::Mode;
 use crossbeam::channel::{Receiver, Sender};
@@ -293,7 +294,7 @@ impl Worker {
 
     /// Takes the priority, or says why not and goes on without.
     fn set_priority(&mut self, priority: u8) {
-        let Err(error) = process::set_realtime_priority(priority) else {
+        let Err(error) = scheduling::set_realtime_priority(priority) else {
             self.realtime_priority = Some(priority);
             return;
         };
@@ -322,7 +323,7 @@ impl Worker {
         {
             warn!(worker = self.index, core, "cannot be pinned to its CPU");
         }
-        if !busy_poll && let Err(error) = process::favour_thread(NICE, TIME_SLICE) {
+        if !busy_poll && let Err(error) = scheduling::favour_thread(NICE, TIME_SLICE) {
             debug!(worker = self.index, %error, "scheduled like any other thread");
         }
         if let Some(priority) = realtime_priority {

@@ -13,5 +13,7 @@ pub mod ethtool;
 pub mod memory;
 pub mod netlink;
 pub mod process;
+pub mod scheduling;
+pub mod signal;
 pub mod socket;
 pub mod xdp_socket;

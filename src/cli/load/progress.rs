@@ -10,7 +10,7 @@
 use super::super::table::grouped;
 use super::show;
 use crate::load::engine::{Plan, Progress, Wish};
-use crate::sys::process::SignalFd;
+use crate::sys::signal::SignalFd;
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;

@@ -2,7 +2,9 @@
 //! They need the right to load BPF programs, and say SKIP without. `tests/load_live_frames.rs` has them in a network.
 
 use super::program::{Program, lowest_of_bucket};
+use super::settings::SLOT_BITS;
 use super::*;
+use crate::load::engine::Expect;
 use crate::load::judge::{Judgement, judge};
 use crate::load::record::{LATENCY_MAX_NANOSECONDS, empty_histogram};
 use crate::load::request::cookie;
