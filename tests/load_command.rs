@@ -90,6 +90,28 @@ fn files_that_cannot_be_written_or_read_are_found_before_the_run() {
     assert!(!Path::new(page).exists());
 }
 
+    // A link to where nothing is yet is not ours to remove.
+    let link = folder.path().join("link.html");
+    std::os::unix::fs::symlink("nothing.html", &link).unwrap();
+    let output = load(&format!("--target 10.99.1.1 --report {}", link.display()));
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(!link.exists());
+    // Nor is there to be any waiting for somebody to read a pipe.
+    let pipe = folder.path().join("pipe");
+    assert!(run(Command::new("mkfifo").arg(&pipe)).status.success());
+    let pipe = pipe.to_str().unwrap();
+    let load = format!("exec timeout 5 {} load --interface tb0", env!("CARGO_BIN_EXE_timeball"));
+    let line = format!("{load} --target 10.99.1.1 --hdr {pipe}");
+    says(
+        &run(Command::new("sh").args(["-c", &line])),
+        2,
+        &["--hdr", pipe, "must be a file that can be written"],
+    );
+    // One that has a reader will do.
+    let line = format!("exec 3<>{pipe}; {load} --target 10.99.1.1 --hdr {pipe}");
+    let output = run(Command::new("bash").args(["-c", &line]));
+    assert!(text(&output).contains("--interface tb0: must be"), "{}", text(&output));
 /// A run as this version writes it, with one empty step.
 fn stored(label: &str) -> String {
     let latencies = r#"{"count": 0, "min": 0, "mean": 0.0, "p50": 0, "p90": 0, "p99": 0, "p99_9": 0, "p99_99": 0,
