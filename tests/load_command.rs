@@ -8,6 +8,8 @@ mod common;
 
 use common::{Lab, can_have_labs, run, text};
 use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -88,8 +90,6 @@ fn files_that_cannot_be_written_or_read_are_found_before_the_run() {
     let output = load(&format!("--target 10.99.1.1 --report {page}"));
     assert!(!output.status.success(), "{}", text(&output));
     assert!(!Path::new(page).exists());
-}
-
     // A link to where nothing is yet is not ours to remove.
     let link = folder.path().join("link.html");
     std::os::unix::fs::symlink("nothing.html", &link).unwrap();
@@ -112,6 +112,8 @@ fn files_that_cannot_be_written_or_read_are_found_before_the_run() {
     let line = format!("exec 3<>{pipe}; {load} --target 10.99.1.1 --hdr {pipe}");
     let output = run(Command::new("bash").args(["-c", &line]));
     assert!(text(&output).contains("--interface tb0: must be"), "{}", text(&output));
+}
+
 /// A run as this version writes it, with one empty step.
 fn stored(label: &str) -> String {
     let latencies = r#"{"count": 0, "min": 0, "mean": 0.0, "p50": 0, "p90": 0, "p99": 0, "p99_9": 0, "p99_99": 0,
@@ -358,6 +360,77 @@ fn a_second_interruption_waits_for_nothing() {
         let line = table.lines().find(|line| line.trim_start().starts_with("100 ")).unwrap();
         assert!(line.contains(" 0.00 "), "nothing is lost: {engine}: {table}");
     }
+}
+
+/// Until then it may have waited for a neighbour, or for its link.
+#[test]
+fn an_interruption_before_the_first_request_leaves_nothing_behind() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+    command.args(["load", "--target", "10.99.1.77", "--interface", "tb0"]);
+    command.arg("--hdr").arg(path("run.hdr")).arg("--report").arg(path("run.html"));
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Two and a half seconds pass until it knows that nobody is there.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(path("run.html").exists());
+    let since = std::time::Instant::now();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    says(&output, 1, &["interrupted before the first request"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Once there is nothing left to put back, a signal ends it as it ends any program.
+#[test]
+fn output_that_nobody_reads_can_be_interrupted() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    let folder = TempDir::new().unwrap();
+    let page = folder.path().join("page.html");
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // What a pipe holds.
+    writer.write_all(&[b'x'; 65536]).unwrap();
+    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+    command.args([
+        "load",
+        "--target",
+        "10.99.1.1",
+        "--interface",
+        "tb0",
+        "--duration",
+        "0.2",
+        "--timeout",
+        "0.1",
+    ]);
+    command.arg("--report").arg(&page).stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    // The file is written although standard output is stuck.
+    let is_written = || fs::read_to_string(&page).is_ok_and(|page| page.ends_with("</html>\n"));
+    let ended = |child: &mut std::process::Child, milliseconds: u64| {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.try_wait().unwrap()
+    };
+    for _ in 0..100 {
+        if is_written() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(ended(&mut child, 500), None, "it waits for its reader");
+    interrupt(&child);
+    let status = ended(&mut child, 1000);
+    let _ = child.kill();
+    assert_eq!(status.map(|status| status.signal()), Some(Some(2)), "it cannot be interrupted");
+    assert!(is_written());
 }
 
 /// Millions of requests are open then, and none of them is worth a second.

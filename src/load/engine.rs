@@ -173,8 +173,8 @@ pub struct EngineError(pub String);
 
 /// A way to send requests and to receive replies.
 pub trait Engine {
-    /// Does one step. Calls `progress` several times a second while it runs, and does as that wishes. An interface that
-    /// goes away meanwhile ends the step with what was measured ([`Measured::broken`]).
+    /// Does one step. Calls `progress` before the first request, and then several times a second, and does as that wishes. An
+    /// interface that goes away meanwhile ends the step with what was measured ([`Measured::broken`]).
     ///
     /// # Errors
     /// [`EngineError`]: nothing was measured that says anything.

@@ -162,7 +162,7 @@ impl Engine for LiveFrames {
         progress: &mut dyn FnMut(Progress) -> Wish,
     ) -> Result<Measured, EngineError> {
         let settings = settings(&self.scene, &self.template, plan)?;
-        let link = LinkWatch::begin(&self.scene)?;
+        let Some(link) = LinkWatch::begin(&self.scene, progress)? else { return Ok(Measured::default()) };
         // New maps are empty, so every step has a program of its own; the old one goes with the link's update.
         let program = Program::load(&settings)?;
         update_xdp_link(&self.link, program.fd())
