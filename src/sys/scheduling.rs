@@ -10,6 +10,7 @@ use std::time::Duration;
 
 /// The kernel's `struct sched_attr` of `linux/sched/types.h`, in its first version.
 #[repr(C)]
+#[derive(Default)]
 struct SchedulingAttributes {
     size: u32,
     policy: u32,
@@ -21,6 +22,50 @@ struct SchedulingAttributes {
     period: u64,
 }
 const _: () = assert!(size_of::<SchedulingAttributes>() == 48);
+
+/// How the kernel schedules a thread; see sched(7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scheduling {
+    /// The policy's name: `SCHED_OTHER`, `SCHED_FIFO` and so on.
+    pub policy: &'static str,
+    /// 1 to 99, of a real-time policy.
+    pub realtime_priority: Option<u8>,
+    /// -20 to 19, of a policy that shares the CPU out by it.
+    pub nice: Option<i32>,
+    /// How long it runs at a time when others want the CPU, of the same policies. `None` also before Linux 6.12.
+    pub time_slice: Option<Duration>,
+}
+
+/// How the kernel schedules the calling thread, whoever decided that.
+///
+/// # Errors
+/// What sched_getattr(2) says; there is no cause but a sandbox.
+pub fn of_this_thread() -> io::Result<Scheduling> {
+    let mut attributes = SchedulingAttributes::default();
+    let (into, size) = (&raw mut attributes, size_of::<SchedulingAttributes>());
+    // SAFETY: the kernel writes no more than `size` octets of integers to the attributes; 0 is the calling thread.
+    if unsafe { libc::syscall(libc::SYS_sched_getattr, 0, into, size, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let policy = match attributes.policy.cast_signed() {
+        libc::SCHED_OTHER => "SCHED_OTHER",
+        libc::SCHED_BATCH => "SCHED_BATCH",
+        libc::SCHED_IDLE => "SCHED_IDLE",
+        libc::SCHED_FIFO => "SCHED_FIFO",
+        libc::SCHED_RR => "SCHED_RR",
+        libc::SCHED_DEADLINE => "SCHED_DEADLINE",
+        _ => "unknown",
+    };
+    let shares = matches!(policy, "SCHED_OTHER" | "SCHED_BATCH");
+    let is_realtime = matches!(policy, "SCHED_FIFO" | "SCHED_RR");
+    let time_slice = Some(attributes.runtime).filter(|runtime| shares && *runtime > 0);
+    Ok(Scheduling {
+        policy,
+        realtime_priority: u8::try_from(attributes.priority).ok().filter(|_| is_realtime),
+        nice: shares.then_some(attributes.nice),
+        time_slice: time_slice.map(Duration::from_nanos),
+    })
+}
 
 /// Asks the kernel to run the calling thread soon and often when others want the CPU too: for no longer than `slice` at a
 /// time (0.1 ms to 100 ms; Linux before 6.12 takes no notice), and with this nice value where it may have it and has none of
@@ -83,6 +128,30 @@ pub fn set_realtime_priority(priority: u8) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_said_of_a_thread_is_what_it_was_given() {
+        std::thread::spawn(|| {
+            let given = |policy, nice| {
+                let attributes = SchedulingAttributes {
+                    size: size_of::<SchedulingAttributes>() as u32,
+                    policy,
+                    nice,
+                    ..SchedulingAttributes::default()
+                };
+                set_scheduling(&attributes).unwrap();
+                of_this_thread().unwrap()
+            };
+            let ordinary = given(libc::SCHED_OTHER.cast_unsigned(), 19);
+            assert_eq!((ordinary.policy, ordinary.nice), ("SCHED_OTHER", Some(19)));
+            let batch = given(libc::SCHED_BATCH.cast_unsigned(), 19);
+            assert_eq!((batch.policy, batch.nice, batch.realtime_priority), ("SCHED_BATCH", Some(19), None));
+            let idle = given(libc::SCHED_IDLE.cast_unsigned(), 19);
+            assert_eq!((idle.policy, idle.nice, idle.time_slice), ("SCHED_IDLE", None, None));
+        })
+        .join()
+        .unwrap();
+    }
+
     /// (Real-time priority, policy) of the calling thread: fields 40 and 41 of proc_pid_stat(5).
     fn scheduling() -> (u32, u32) {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
@@ -104,6 +173,11 @@ mod tests {
                 }
                 Ok(()) => {
                     assert_eq!(scheduling(), (1, libc::SCHED_FIFO.cast_unsigned()));
+                    let fifo = of_this_thread().unwrap();
+                    assert_eq!(
+                        (fifo.policy, fifo.realtime_priority, fifo.nice),
+                        ("SCHED_FIFO", Some(1), None)
+                    );
                     let child = std::thread::spawn(scheduling).join().unwrap();
                     assert_eq!(child, (0, libc::SCHED_OTHER.cast_unsigned()));
                 }
