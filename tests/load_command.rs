@@ -8,6 +8,8 @@ mod common;
 
 use common::{Lab, can_have_labs, run, text};
 use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -67,6 +69,10 @@ fn it_is_a_load_test_and_not_a_weapon() {
     }
     says(&load("--target 10.99.1.1 --sources 8.8.8.0/24"), 2, &["--sources 8.8.8.0/24", "--target-is-mine"]);
     says(&load("--target 10.99.1.1 --sources 0.0.0.0/0 --target-is-mine"), 2, &["--sources 0.0.0.0/0"]);
+    for sources in ["127.0.0.0/8", "126.0.0.0/7"] {
+        let flags = format!("--target 10.99.1.1 --sources {sources} --target-is-mine");
+        says(&load(&flags), 2, &[&format!("--sources {sources}: must not have loopback"), "10.0.0.0/8"]);
+    }
     says(&load("--target 10.99.1.1 --sources 10.99.0.0/16"), 2, &["--sources 10.99.0.0/16", "10.99.1.1"]);
 }
 
@@ -84,6 +90,28 @@ fn files_that_cannot_be_written_or_read_are_found_before_the_run() {
     let output = load(&format!("--target 10.99.1.1 --report {page}"));
     assert!(!output.status.success(), "{}", text(&output));
     assert!(!Path::new(page).exists());
+    // A link to where nothing is yet is not ours to remove.
+    let link = folder.path().join("link.html");
+    std::os::unix::fs::symlink("nothing.html", &link).unwrap();
+    let output = load(&format!("--target 10.99.1.1 --report {}", link.display()));
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(!link.exists());
+    // Nor is there to be any waiting for somebody to read a pipe.
+    let pipe = folder.path().join("pipe");
+    assert!(run(Command::new("mkfifo").arg(&pipe)).status.success());
+    let pipe = pipe.to_str().unwrap();
+    let load = format!("exec timeout 5 {} load --interface tb0", env!("CARGO_BIN_EXE_timeball"));
+    let line = format!("{load} --target 10.99.1.1 --hdr {pipe}");
+    says(
+        &run(Command::new("sh").args(["-c", &line])),
+        2,
+        &["--hdr", pipe, "must be a file that can be written"],
+    );
+    // One that has a reader will do.
+    let line = format!("exec 3<>{pipe}; {load} --target 10.99.1.1 --hdr {pipe}");
+    let output = run(Command::new("bash").args(["-c", &line]));
+    assert!(text(&output).contains("--interface tb0: must be"), "{}", text(&output));
 }
 
 /// A run as this version writes it, with one empty step.
@@ -334,6 +362,106 @@ fn a_second_interruption_waits_for_nothing() {
     }
 }
 
+/// Until then it may have waited for a neighbour, or for its link.
+#[test]
+fn an_interruption_before_the_first_request_leaves_nothing_behind() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+    command.args(["load", "--target", "10.99.1.77", "--interface", "tb0"]);
+    command.arg("--hdr").arg(path("run.hdr")).arg("--report").arg(path("run.html"));
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Two and a half seconds pass until it knows that nobody is there.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(path("run.html").exists());
+    let since = std::time::Instant::now();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    says(&output, 1, &["interrupted before the first request"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Once there is nothing left to put back, a signal ends it as it ends any program.
+#[test]
+fn output_that_nobody_reads_can_be_interrupted() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    let folder = TempDir::new().unwrap();
+    let page = folder.path().join("page.html");
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // What a pipe holds.
+    writer.write_all(&[b'x'; 65536]).unwrap();
+    let mut command = lab.on_client(env!("CARGO_BIN_EXE_timeball"));
+    command.args([
+        "load",
+        "--target",
+        "10.99.1.1",
+        "--interface",
+        "tb0",
+        "--duration",
+        "0.2",
+        "--timeout",
+        "0.1",
+    ]);
+    command.arg("--report").arg(&page).stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    // The file is written although standard output is stuck.
+    let is_written = || fs::read_to_string(&page).is_ok_and(|page| page.ends_with("</html>\n"));
+    let ended = |child: &mut std::process::Child, milliseconds: u64| {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.try_wait().unwrap()
+    };
+    for _ in 0..100 {
+        if is_written() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(ended(&mut child, 500), None, "it waits for its reader");
+    interrupt(&child);
+    let status = ended(&mut child, 1000);
+    let _ = child.kill();
+    assert_eq!(status.map(|status| status.signal()), Some(Some(2)), "it cannot be interrupted");
+    assert!(is_written());
+}
+
+/// Millions of requests are open then, and none of them is worth a second.
+#[test]
+fn a_flood_ends_when_it_is_interrupted() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let daemon = common::Daemon::start(&lab, &common::Carrier::Driver.configuration(""));
+    daemon.pause();
+    for (timeout, signals) in [("1", 1), ("10", 2)] {
+        let child =
+            start_load(&lab, &format!("--engine live-frames --saturate --duration 60 --timeout {timeout}"));
+        std::thread::sleep(Duration::from_secs(4));
+        let mut last = std::time::Instant::now();
+        for _ in 0..signals {
+            last = std::time::Instant::now();
+            interrupt(&child);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let output = child.wait_with_output().unwrap();
+        let took = last.elapsed();
+        let waits = Duration::from_secs(if signals == 1 { 1 } else { 0 });
+        assert!(took < waits + Duration::from_millis(1500), "{signals} signals: {took:?}");
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(table.contains("\ninterrupted: "), "{table}");
+    }
+    daemon.resume();
+}
+
 #[test]
 fn a_link_that_goes_away_fails_the_run_and_keeps_what_was_measured() {
     if !can_have_labs() {
@@ -399,7 +527,11 @@ fn a_sweep_with_an_impossible_step_does_not_begin() {
     {
         let output =
             start_load(&lab, &format!("--engine {engine} --duration 1 {flags}")).wait_with_output().unwrap();
-        says(&output, 2, &["--timeout 3s: must be at most ", "000000 requests/s"]);
+        says(
+            &output,
+            2,
+            &["--timeout 3s: must be at most ", " requests/s, as the engine remembers ", " open requests"],
+        );
     }
 }
 

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
+use timeball::load::af_xdp::AfXdp;
 use timeball::load::clients::Clients;
 use timeball::load::engine::{Engine, Expect, Measured, Plan, Progress, Scene, Wish};
 use timeball::load::live_frames::LiveFrames;
@@ -160,6 +161,38 @@ fn others_are_still_served_while_it_runs_and_it_stops_when_told() {
     });
 }
 
+/// The step would wait five seconds for the link.
+#[test]
+fn a_step_can_be_ended_while_it_waits_for_the_link() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = Daemon::start(&lab, &Carrier::Driver.configuration(""));
+    let scene = scene(&lab, SERVER[0]);
+    on_client(&lab, || {
+        let mut live_frames = LiveFrames::open(&scene).unwrap();
+        lab.break_link(common::Break::TheirsDown);
+        let end = |engine: &mut dyn Engine| {
+            let (start, mut calls) = (std::time::Instant::now(), 0);
+            let measured = engine.run(&plan(1000.0, Duration::from_secs(60)), &mut |now| {
+                assert_eq!(now, Progress::default());
+                calls += 1;
+                if calls < 10 { Wish::GoOn } else { Wish::Finish }
+            });
+            assert_eq!(measured.unwrap(), Measured::default());
+            assert!(
+                calls == 10 && start.elapsed() < Duration::from_secs(2),
+                "{calls}: {:?}",
+                start.elapsed()
+            );
+        };
+        end(&mut live_frames);
+        drop(live_frames);
+        end(&mut AfXdp::open(&scene).unwrap());
+    });
+}
+
 #[test]
 fn what_is_open_when_it_ends_at_once_is_in_flight() {
     if !can_have_labs() {
@@ -252,14 +285,16 @@ fn a_socket_server_is_reached_once_its_interface_has_gro() {
 
         // It goes away in the middle.
         let mut is_on = true;
-        let error =
-            engine.run(&Plan { rate: Some(20_000.0), duration: Duration::from_secs(5), ..plan }, &mut |_| {
-                if is_on {
+        let error = engine.run(
+            &Plan { rate: Some(20_000.0), duration: Duration::from_secs(5), ..plan },
+            &mut |now| {
+                if is_on && !now.elapsed.is_zero() {
                     gro("off");
                     is_on = false;
                 }
                 Wish::GoOn
-            });
+            },
+        );
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with("of ") && error.contains("gro on"), "{error}");
         assert!(LiveFrames::suits("lo", 1).is_err());

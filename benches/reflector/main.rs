@@ -24,7 +24,9 @@ use std::time::Duration;
 use through_xsk_rs::ThroughXskRs;
 use timeball::datapath::interface::InterfaceWatch;
 use timeball::datapath::steering::{AttachMode, Steering, SteeringConfig, Variant};
-use timeball::sys::process::{self, PollEntry, SignalFd};
+use timeball::sys::process::{self, PollEntry};
+use timeball::sys::scheduling;
+use timeball::sys::signal::SignalFd;
 use timeball::sys::xdp_socket::CopyMode;
 
 // The daemon's (`daemon::worker`, `daemon::links`).
@@ -113,7 +115,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(format!("cannot be pinned to CPU {core}").into());
     }
     if !arguments.busy_poll {
-        process::favour_thread(NICE, TIME_SLICE)?;
+        scheduling::favour_thread(NICE, TIME_SLICE)?;
     }
     // Kept until the end: dropping it takes the program off.
     let (_steering, mut rings, carrier) = open(arguments)?;

@@ -9,17 +9,18 @@ pub(super) mod args;
 mod files;
 mod progress;
 mod show;
+mod warnings;
 
 use super::{Failure, WRONG_INPUT};
 use crate::load::plan::Options;
 use crate::load::record::{FORMAT, Run};
-use crate::load::resolve::{self, NextHop};
+use crate::load::resolve::{self, INTERRUPTED, NextHop};
 use crate::load::run::{Ending, machine, rfc3339, run};
 use crate::load::{choose, hdr_log, page};
 use crate::sys::process::{self, Capability};
 use args::{LoadArguments, Mode, ReportArguments};
 use files::{Files, Output};
-use progress::Watch;
+use progress::{Signals, Watch};
 use std::io::{self, Write};
 use std::time::SystemTime;
 
@@ -42,14 +43,16 @@ pub(super) fn load(arguments: &LoadArguments) -> Result<(), Failure> {
     let compared =
         arguments.compare.iter().map(|path| files.read_run(path)).collect::<Result<Vec<_>, _>>()?;
     files.standard_output()?;
+    // From here on there are files to take away again.
+    let mut signals = Signals::hold().map_err(Failure::failed)?;
     let hdr = arguments.hdr.as_deref().map(|path| files.output("--hdr", path)).transpose()?;
     let report = arguments.report.as_deref().map(|path| files.output("--report", path)).transpose()?;
     require(&NEEDED)?;
-    let next_hop = resolve::resolve(&options.interface, options.target.ip())
+    let next_hop = resolve::resolve(&options.interface, options.target.ip(), &mut || signals.came() > 0)
         .map_err(|error| if error.is_wrong_input() { wrong_input(error) } else { Failure::failed(error) })?;
     let started = SystemTime::now();
-    let run = measure(arguments, &options, &next_hop, started)?;
-    for warning in show::warnings(&run) {
+    let run = measure(arguments, &options, &next_hop, started, signals)?;
+    for warning in warnings::warnings(&run) {
         let _ = writeln!(io::stderr(), "timeball: warning: {warning}");
     }
     let failure = run.failure.clone().or_else(|| show::hint(&run));
@@ -71,7 +74,8 @@ fn require(needed: &[Capability]) -> Result<(), Failure> {
     Err(Failure::failed(format_args!("needs root, or {}", missing.join(", "))))
 }
 
-/// Writes everything that was asked for, whatever becomes of the rest. What could not be written, and why.
+/// Writes everything that was asked for, whatever becomes of the rest. What could not be written, and why. Standard output
+/// comes last, as it may be a pipe that nobody reads.
 fn write(
     json: bool,
     run: &Run,
@@ -90,7 +94,6 @@ fn write(
         output.flush()
     };
     let mut failures = Vec::new();
-    failures.extend(to_standard_output().err().map(|error| format!("standard output: {error}")));
     if let Some(hdr) = hdr {
         failures.extend(hdr.write(|file| hdr_log::write(file, run, started)).err());
     }
@@ -99,6 +102,7 @@ fn write(
         runs.push(run.clone());
         failures.extend(report.write(|file| file.write_all(page::render(&runs).as_bytes())).err());
     }
+    failures.extend(to_standard_output().err().map(|error| format!("standard output: {error}")));
     failures
 }
 
@@ -108,6 +112,7 @@ fn measure(
     options: &Options,
     next_hop: &NextHop,
     started: SystemTime,
+    signals: Signals,
 ) -> Result<Run, Failure> {
     let scene = options.scene(next_hop).map_err(wrong_input)?;
     let (engine, engine_reason) =
@@ -118,15 +123,18 @@ fn measure(
     let plans = options.steps(random as u32);
     engine.check(&scene, &plans).map_err(wrong_input)?;
     // The engine's threads, if it has any, inherit the signals' mask.
-    let mut watch = Watch::new(&plans).map_err(Failure::failed)?;
+    let mut watch = Watch::new(&plans, signals);
     let mut steps = Vec::new();
     let ending = match engine.open(&scene) {
         Ok(mut engine) => run(&mut *engine, &plans, &mut steps, &mut |step, now| watch.see(step, now)),
         Err(error) => Ending { interrupted: false, failure: Some(error) },
     };
     watch.end();
-    if let (Some(error), true) = (&ending.failure, steps.is_empty()) {
-        return Err(Failure::failed(format_args!("engine {}: {error}", engine.name())));
+    if steps.is_empty() {
+        return Err(match &ending.failure {
+            Some(error) => Failure::failed(format_args!("engine {}: {error}", engine.name())),
+            None => Failure::failed(INTERRUPTED),
+        });
     }
     Ok(Run {
         format: FORMAT,

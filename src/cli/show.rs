@@ -4,7 +4,7 @@ use super::Failure;
 use super::table::{columns, grouped};
 use crate::daemon::control_socket;
 use crate::daemon::counters::PathReport;
-use crate::daemon::report::{ClientsReport, InterfaceReport, QueueReport, StatusReport};
+use crate::daemon::report::{ClientsReport, InterfaceReport, QueueReport, StatusReport, WorkerReport};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -76,7 +76,7 @@ fn status_text(report: &StatusReport) -> String {
         bytes(memory.client_statistics_bytes)
     );
     text.push_str(&replies_table(report));
-    text.push_str(&priority_text(report));
+    text.push_str(&priority_text(&report.workers));
     for interface in &report.interfaces {
         text.push('\n');
         text.push_str(&interface_text(interface));
@@ -98,16 +98,40 @@ fn status_text(report: &StatusReport) -> String {
     text
 }
 
-/// Nothing where real-time priorities are not configured.
-fn priority_text(report: &StatusReport) -> String {
-    let workers = &report.workers;
-    if let Some(reason) = workers.iter().find_map(|worker| worker.priority_refused.as_ref()) {
-        return format!("priority ordinary, not as configured: {reason}\n");
+/// How the workers are scheduled, each way once; nothing where the kernel does not say.
+fn priority_text(workers: &[WorkerReport]) -> String {
+    let mut ways: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for worker in workers {
+        if let Some(way) = scheduling(worker) {
+            ways.entry(way).or_default().push(worker.worker);
+        }
     }
-    match workers.first().and_then(|worker| worker.realtime_priority) {
-        Some(priority) => format!("priority real-time (SCHED_FIFO), {priority}\n"),
-        None => String::new(),
+    let is_one = ways.len() == 1;
+    let ways: Vec<String> = ways
+        .into_iter()
+        .map(|(way, workers)| {
+            let names: Vec<_> = workers.iter().map(usize::to_string).collect();
+            if is_one { way } else { format!("{way} (worker {})", names.join(", ")) }
+        })
+        .collect();
+    let refused = workers.iter().find_map(|worker| worker.priority_refused.as_ref());
+    let refused = refused.map_or_else(String::new, |reason| format!(", not as configured: {reason}"));
+    if ways.is_empty() && refused.is_empty() {
+        return String::new();
     }
+    format!("priority {}{refused}\n", if ways.is_empty() { "unknown".to_owned() } else { ways.join("; ") })
+}
+
+fn scheduling(worker: &WorkerReport) -> Option<String> {
+    let policy = worker.policy.as_deref()?;
+    let slice = worker.time_slice_nanoseconds.map(|slice| format!(", time slice {} us", slice as f64 / 1e3));
+    let slice = slice.unwrap_or_default();
+    Some(match (worker.realtime_priority, worker.nice) {
+        (Some(priority), _) => format!("real-time ({policy}), {priority}"),
+        (None, Some(nice)) if policy == "SCHED_OTHER" => format!("nice {nice}{slice}"),
+        (None, Some(nice)) => format!("nice {nice} ({policy}){slice}"),
+        (None, None) => policy.to_owned(),
+    })
 }
 
 /// One line per worker and path that was used, and the sums.
@@ -290,5 +314,45 @@ fn duration(seconds: f64) -> String {
         60..3600 => format!("{} min {} s", whole / 60, whole % 60),
         3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
         _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(number: usize, scheduling: &str) -> WorkerReport {
+        let path = serde_json::to_string(&PathReport::default()).unwrap();
+        let text = format!(
+            r#"{{"worker": {number}, {scheduling} "af_xdp": {path}, "socket": {path}, "socket_counters": {{}}}}"#
+        );
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    #[test]
+    fn workers_that_are_scheduled_alike_are_told_of_once() {
+        let favoured = r#""policy": "SCHED_OTHER", "nice": -10, "time_slice_nanoseconds": 100000,"#;
+        let own = r#""policy": "SCHED_BATCH", "nice": 0,"#;
+        let fifo = r#""policy": "SCHED_FIFO", "realtime_priority": 7,"#;
+        let idle = r#""policy": "SCHED_IDLE", "priority_refused": "no right","#;
+        for (schedulings, text) in [
+            (vec![favoured, favoured], "priority nice -10, time slice 100 us\n"),
+            (vec![fifo], "priority real-time (SCHED_FIFO), 7\n"),
+            (
+                vec![own, favoured, own],
+                "priority nice -10, time slice 100 us (worker 1); nice 0 (SCHED_BATCH) (worker 0, 2)\n",
+            ),
+            (vec![idle], "priority SCHED_IDLE, not as configured: no right\n"),
+            // An older daemon does not say.
+            (vec![""], ""),
+            (vec![], ""),
+        ] {
+            let workers: Vec<_> = schedulings
+                .iter()
+                .enumerate()
+                .map(|(number, scheduling)| worker(number, scheduling))
+                .collect();
+            assert_eq!(priority_text(&workers), text, "{schedulings:?}");
+        }
     }
 }

@@ -141,8 +141,15 @@ pub struct WorkerReport {
     pub worker: usize,
     /// The CPU it is pinned to.
     pub core: Option<usize>,
-    /// Its priority among real-time threads (`SCHED_FIFO`); `None`: it is an ordinary thread.
+    /// How the kernel schedules its thread now: `SCHED_OTHER`, `SCHED_FIFO` and so on. `None`: the kernel does not say.
+    pub policy: Option<String>,
+    /// Its priority among real-time threads; `None`: it is none.
     pub realtime_priority: Option<u8>,
+    /// Its nice value; `None`: its policy does not go by it.
+    pub nice: Option<i32>,
+    /// How long it runs at a time when others want its CPU; `None`: its policy has no such slice, or the kernel (before
+    /// 6.12) does not say.
+    pub time_slice_nanoseconds: Option<u64>,
     /// Why it does not have the priority that is configured.
     pub priority_refused: Option<String>,
     /// What came through AF_XDP.

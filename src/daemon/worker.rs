@@ -17,6 +17,7 @@ use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
 use crate::sys::memory::prefetch;
 use crate::sys::process::{self, PollEntry, Waker};
+use crate::sys::scheduling;
 use crate::sys::socket::{BATCH_MAX, Batch};
 use crate::wire::Mode;
 use crossbeam::channel::{Receiver, Sender};
@@ -251,8 +252,7 @@ impl Queue {
 pub struct Worker {
     index: usize,
     core: Option<usize>,
-    realtime_priority: Option<u8>,
-    /// Why it is not the configured one.
+    /// Why its priority is not the configured one.
     priority_refused: Option<String>,
     answering: Answering,
     queues: Vec<Queue>,
@@ -278,7 +278,6 @@ impl Worker {
         Self {
             index,
             core,
-            realtime_priority: None,
             priority_refused: None,
             answering,
             queues: Vec::new(),
@@ -293,10 +292,7 @@ impl Worker {
 
     /// Takes the priority, or says why not and goes on without.
     fn set_priority(&mut self, priority: u8) {
-        let Err(error) = process::set_realtime_priority(priority) else {
-            self.realtime_priority = Some(priority);
-            return;
-        };
+        let Err(error) = scheduling::set_realtime_priority(priority) else { return };
         let reason = format!(
             "realtime-priority = {priority}: {error}; needs CAP_SYS_NICE, or a limit on real-time priorities \
              (LimitRTPRIO, RLIMIT_RTPRIO) of at least that"
@@ -322,7 +318,7 @@ impl Worker {
         {
             warn!(worker = self.index, core, "cannot be pinned to its CPU");
         }
-        if !busy_poll && let Err(error) = process::favour_thread(NICE, TIME_SLICE) {
+        if !busy_poll && let Err(error) = scheduling::favour_thread(NICE, TIME_SLICE) {
             debug!(worker = self.index, %error, "scheduled like any other thread");
         }
         if let Some(priority) = realtime_priority {
@@ -526,6 +522,9 @@ impl Worker {
     pub fn report(&self) -> WorkerState {
         let counters = &self.answering.counters;
         let udp = self.sockets.counts();
+        // Of the thread that serves, which is this one, as it is now: others may have changed it.
+        let scheduling = scheduling::of_this_thread().ok();
+        let time_slice = scheduling.and_then(|scheduling| scheduling.time_slice);
         let socket_counters = [
             ("received", udp.received),
             ("sent", udp.sent),
@@ -541,7 +540,10 @@ impl Worker {
             worker: WorkerReport {
                 worker: self.index,
                 core: self.core,
-                realtime_priority: self.realtime_priority,
+                policy: scheduling.map(|scheduling| scheduling.policy.to_owned()),
+                realtime_priority: scheduling.and_then(|scheduling| scheduling.realtime_priority),
+                nice: scheduling.and_then(|scheduling| scheduling.nice),
+                time_slice_nanoseconds: time_slice.and_then(|slice| u64::try_from(slice.as_nanos()).ok()),
                 priority_refused: self.priority_refused.clone(),
                 af_xdp: counters.path(Path::AfXdp).report(),
                 socket: counters.path(Path::Socket).report(),

@@ -157,7 +157,7 @@ impl Engine for AfXdp {
         progress: &mut dyn FnMut(Progress) -> Wish,
     ) -> Result<Measured, EngineError> {
         let open = open_at_once(plan)?;
-        let mut link = LinkWatch::begin(&self.scene)?;
+        let Some(mut link) = LinkWatch::begin(&self.scene, progress)? else { return Ok(Measured::default()) };
         // What is left of an earlier step would be judged by this one's nonce.
         for xsk in &mut self.queues {
             while xsk.receive(|_| Next::Recycle) > 0 {

@@ -6,6 +6,7 @@
 //! and nothing else. One sends through xsk-rs from user space, the other inside the kernel; that they agree is a test.
 
 use super::clients::Clients;
+use super::digits::grouped;
 use super::judge::Flaw;
 use super::record::empty_histogram;
 use hdrhistogram::Histogram;
@@ -75,10 +76,11 @@ impl Plan {
         let open = (self.rate.unwrap_or(saturated) * self.timeout.as_secs_f64()).ceil() as u64;
         match self.rate {
             Some(rate) if open > max => Err(EngineError(format!(
-                "--timeout {:?}: must be at most {:.0} ms at {rate:.0} requests/s, as the engine remembers {max} open \
-                 requests",
+                "--timeout {:?}: must be at most {} ms at {} requests/s, as the engine remembers {} open requests",
                 self.timeout,
-                (max as f64 / rate * 1e3).floor()
+                grouped((max as f64 / rate * 1e3) as u64, ' '),
+                grouped(rate.round() as u64, ' '),
+                grouped(max, ' ')
             ))),
             _ => Ok(open.min(max)),
         }
@@ -171,8 +173,8 @@ pub struct EngineError(pub String);
 
 /// A way to send requests and to receive replies.
 pub trait Engine {
-    /// Does one step. Calls `progress` several times a second while it runs, and does as that wishes. An interface that
-    /// goes away meanwhile ends the step with what was measured ([`Measured::broken`]).
+    /// Does one step. Calls `progress` before the first request, and then several times a second, and does as that wishes. An
+    /// interface that goes away meanwhile ends the step with what was measured ([`Measured::broken`]).
     ///
     /// # Errors
     /// [`EngineError`]: nothing was measured that says anything.

@@ -6,7 +6,7 @@
 //! them), and a server that never saw them would be blamed. The kernel counts how often a link was lost, so one that went
 //! and came back between two looks is found out too.
 
-use super::engine::{EngineError, Scene};
+use super::engine::{EngineError, Progress, Scene, Wish};
 use crate::sys::netlink::{NetlinkSocket, link_state};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -25,19 +25,26 @@ pub struct LinkWatch {
 }
 
 impl LinkWatch {
-    /// Waits until the scene's interface, of the calling thread's network namespace, has its link.
+    /// Waits until the scene's interface, of the calling thread's network namespace, has its link; `None` if `progress`
+    /// wishes for an end first.
     ///
     /// # Errors
     /// It has none for [`LINK_WITHIN`], or is gone.
-    pub fn begin(scene: &Scene) -> Result<Self, EngineError> {
+    pub fn begin(
+        scene: &Scene,
+        progress: &mut dyn FnMut(Progress) -> Wish,
+    ) -> Result<Option<Self>, EngineError> {
         let (interface, ifindex) = (scene.interface.clone(), scene.ifindex);
         let socket = NetlinkSocket::open_route_requests()
             .map_err(|error| EngineError(format!("cannot ask for the state of {interface}: {error}")))?;
         let mut watch = Self { socket, interface, ifindex, losses: 0 };
         let deadline = Instant::now() + LINK_WITHIN;
         loop {
+            if progress(Progress::default()) != Wish::GoOn {
+                return Ok(None);
+            }
             match watch.look() {
-                Ok(()) => return Ok(watch),
+                Ok(()) => return Ok(Some(watch)),
                 Err(what) if what == What::Gone || Instant::now() >= deadline => {
                     return Err(EngineError(watch.in_words(what)));
                 }

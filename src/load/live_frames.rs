@@ -14,9 +14,11 @@
 //! a run, and a run that sees none of its requests leave ends with an error.
 
 mod program;
+mod settings;
 
 use self::program::Program;
-use super::engine::{Engine, EngineError, Expect, Measured, OVERTIME, Plan, Progress, Scene, Wish};
+use self::settings::{nanoseconds, settings};
+use super::engine::{Engine, EngineError, Measured, Plan, Progress, Scene, Wish};
 use super::judge::Flaw;
 use super::link::LinkWatch;
 use super::request::Template;
@@ -25,12 +27,11 @@ use crate::sys::clock;
 use crate::sys::ethtool::Ethtool;
 use crate::sys::netlink::{device_features, transmitted};
 use std::io;
-use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use timeball_xdp_prog::load::{Counter, FLAWS, Histogram, INTENDED_BITS, Settings, TEMPLATE_LENGTH};
+use timeball_xdp_prog::load::{Counter, FLAWS, Histogram, Settings};
 
 /// How long one system call should run: progress is seen that often.
 const CALL: Duration = Duration::from_millis(120);
@@ -41,12 +42,6 @@ const REPEAT_MAX: u32 = 1 << 24;
 /// Frames of a batch. What is redirected leaves at its end, and the CPU receives nothing during it: with nothing to send
 /// that is 2 us. Batches of 8 cannot keep 200,000 requests a second; 256 are more than half of veth's receive ring.
 const BATCH: u32 = 64;
-
-/// The table of outstanding requests has between 2^16 entries (512 kB; see `INTENDED_BITS`) and 2^24 (128 MB).
-const SLOT_BITS: std::ops::RangeInclusive<u32> = 16..=24;
-/// Requests a second that saturating may reach, for the size of that table: 4.8 million were seen. Beyond it, or with a
-/// timeout for which the table is too small, replies may count as late that were in time.
-const SATURATED_MAX: f64 = 8_000_000.0;
 
 /// When it has to be clear that requests leave at all, after the start; at the latest at the end.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
@@ -167,7 +162,7 @@ impl Engine for LiveFrames {
         progress: &mut dyn FnMut(Progress) -> Wish,
     ) -> Result<Measured, EngineError> {
         let settings = settings(&self.scene, &self.template, plan)?;
-        let link = LinkWatch::begin(&self.scene)?;
+        let Some(link) = LinkWatch::begin(&self.scene, progress)? else { return Ok(Measured::default()) };
         // New maps are empty, so every step has a program of its own; the old one goes with the link's update.
         let program = Program::load(&settings)?;
         update_xdp_link(&self.link, program.fd())
@@ -332,74 +327,6 @@ fn takes_frames(interface: &str, ifindex: u32) -> Result<(), String> {
     match device_features(ifindex) {
         Ok(features) if features.xdp & REDIRECT_TARGET == 0 => Err(format!("{interface}: {VANISH}")),
         _ => Ok(()),
-    }
-}
-
-/// What the program has to know.
-fn settings(scene: &Scene, template: &Template, plan: &Plan) -> Result<Settings, EngineError> {
-    let open = plan.open_at_once(SATURATED_MAX, 1 << SLOT_BITS.end())?;
-    let slot_bits = open.next_power_of_two().ilog2();
-    // Saturating, nothing is ever overdue.
-    let sent_within = nanoseconds(if plan.rate.is_some() { plan.duration + OVERTIME } else { plan.duration });
-    if sent_within.saturating_add(nanoseconds(plan.timeout)) >> INTENDED_BITS != 0 {
-        return Err(EngineError(format!(
-            "a step of {:?} is too long: 78 hours are the limit",
-            plan.duration
-        )));
-    }
-    // The number of a request has 32 bits.
-    let numbers = 1_u64 << 32;
-    let interval = plan.rate.map_or(0.0, |rate| 1e9 / rate);
-    let requests_max = plan.requests().unwrap_or(numbers);
-    if requests_max > numbers {
-        return Err(EngineError(format!(
-            "{requests_max} requests in one step: {numbers} are the limit, lower the rate or the duration"
-        )));
-    }
-    let (ip_sum, udp_sum) = template.sums();
-    let mut bytes = [0; TEMPLATE_LENGTH];
-    bytes[..template.bytes().len()].copy_from_slice(template.bytes());
-    let (first_upper, first_lower) = halves(scene.clients.first());
-    let mut target = [0; 16];
-    match scene.target {
-        IpAddr::V4(address) => target[..4].copy_from_slice(&address.octets()),
-        IpAddr::V6(address) => target = address.octets(),
-    }
-    Ok(Settings {
-        first_upper,
-        first_lower,
-        clients: scene.clients.count(),
-        addresses: scene.clients.addresses(),
-        interval: interval as u64,
-        interval_fraction: (interval.fract() * 2_f64.powi(64)) as u64,
-        requests_max,
-        sent_within,
-        timeout: nanoseconds(plan.timeout),
-        target,
-        nonce: plan.nonce,
-        ifindex: scene.ifindex,
-        slot_bits: slot_bits.clamp(*SLOT_BITS.start(), *SLOT_BITS.end()),
-        port: scene.port,
-        ip_sum,
-        udp_sum,
-        is_v6: scene.target.is_ipv6().into(),
-        differ_in_upper: (scene.clients.shift() != 0).into(),
-        saturate: plan.rate.is_none().into(),
-        is_echo: (scene.expect == Expect::Echo).into(),
-        padding: [0; 2],
-        template: bytes,
-    })
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// An address as the program counts it.
-fn halves(address: IpAddr) -> (u64, u64) {
-    match address {
-        IpAddr::V4(address) => (0, address.to_bits().into()),
-        IpAddr::V6(address) => ((address.to_bits() >> 64) as u64, address.to_bits() as u64),
     }
 }
 

@@ -10,6 +10,7 @@
 pub mod af_xdp;
 pub mod choose;
 pub mod clients;
+pub(crate) mod digits;
 pub mod encoded;
 pub mod engine;
 pub mod hdr_log;

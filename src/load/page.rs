@@ -254,8 +254,15 @@ fn generator_limit(step: &Step) -> Option<String> {
     let offered =
         step.offered_too_little().map(|share| format!("offered {} of what was intended", percent(share)));
     let late = || {
-        step.sent_too_late()
-            .map(|share| format!("sent late, which is {} of the p99 round trip", percent(share)))
+        step.sent_too_late().map(|share| {
+            // Round trips are those of replies in time.
+            if share > 1.0 {
+                "sent late, longer than the p99 round trip, so not all that left late had a reply in time"
+                    .into()
+            } else {
+                format!("sent late, which is {} of the p99 round trip", percent(share))
+            }
+        })
     };
     offered.or_else(late).map(|why| format!("\u{26a0} the generator was the limit: {why}"))
 }

@@ -7,6 +7,7 @@
 //! 2^32 requests; whoever wants more makes another step, which has another nonce.
 
 use super::clients::{Clients, PORTS};
+use super::digits::grouped;
 use super::engine::{Expect, Plan, Scene};
 use super::resolve::NextHop;
 use super::scope::Scope;
@@ -107,8 +108,8 @@ pub enum PlanError {
     /// An address that may be somebody else's.
     #[error(
         "{flag} {value}: must be within private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7), shared \
-         (100.64.0.0/10), link-local or loopback addresses, unless --target-is-mine says that you answer for all \
-         the addresses involved"
+         (100.64.0.0/10) or link-local addresses, unless --target-is-mine says that you answer for all the addresses \
+         involved"
     )]
     Foreign {
         /// The flag.
@@ -122,6 +123,13 @@ pub enum PlanError {
          network namespace, over a veth pair, or on another machine"
     )]
     Loopback(IpAddr),
+    /// Loopback addresses for the clients.
+    #[error(
+        "--sources {0}: must not have loopback addresses in it (127.0.0.0/8, ::1), as every machine drops what comes \
+         from one over a network; private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7), shared \
+         (100.64.0.0/10) and link-local addresses will do"
+    )]
+    LoopbackSources(IpNet),
     /// Sources of the other address family.
     #[error("--sources {sources}: must be of the same family as --target {target}")]
     Family {
@@ -137,6 +145,17 @@ pub enum PlanError {
         sources: IpNet,
         /// The target.
         target: IpAddr,
+    },
+    /// A client with the address that means everybody.
+    #[error(
+        "--sources {sources}: must not make {broadcast}, the broadcast address of the interface's network, a client, \
+         as machines of that network drop what comes from it"
+    )]
+    BroadcastIsClient {
+        /// The sources.
+        sources: IpNet,
+        /// The address.
+        broadcast: IpAddr,
     },
     /// More clients than there are addresses and ports.
     #[error("--clients {clients}: must be 1 to {room} on {place}")]
@@ -169,12 +188,10 @@ impl Options {
     /// The first [`PlanError`].
     pub fn check(&self) -> Result<(), PlanError> {
         let target = self.target.ip();
-        self.check_scope("--target", target.into(), target.to_string())?;
-        if target.is_loopback() {
-            return Err(PlanError::Loopback(target));
-        }
+        self.check_scope("--target", target.into(), target.to_string(), PlanError::Loopback(target))?;
         if let Some(sources) = self.sources {
-            self.check_scope("--sources", sources, sources.to_string())?;
+            let loopback = PlanError::LoopbackSources(sources);
+            self.check_scope("--sources", sources, sources.to_string(), loopback)?;
             if sources.addr().is_ipv4() != target.is_ipv4() {
                 return Err(PlanError::Family { sources, target });
             }
@@ -187,15 +204,24 @@ impl Options {
             let max = REQUESTS_END / rate.unwrap_or(SATURATED_RATE_MAX);
             let seconds = self.duration.as_secs_f64();
             if seconds >= max {
-                let rate = rate.map_or("with --saturate".to_owned(), |rate| format!("at {rate} requests/s"));
+                let rate = rate.map_or("with --saturate".to_owned(), |rate| {
+                    format!("at {} requests/s", grouped(rate.round() as u64, ' '))
+                });
                 return Err(PlanError::TooMany { seconds, max: max.floor(), rate });
             }
         }
         Ok(())
     }
 
-    fn check_scope(&self, flag: &'static str, prefix: IpNet, value: String) -> Result<(), PlanError> {
+    fn check_scope(
+        &self,
+        flag: &'static str,
+        prefix: IpNet,
+        value: String,
+        loopback: PlanError,
+    ) -> Result<(), PlanError> {
         match Scope::of(prefix) {
+            Scope::Loopback => Err(loopback),
             Scope::Nobody(reason) => Err(PlanError::Nobody { flag, value, reason }),
             Scope::Foreign if !self.is_mine => Err(PlanError::Foreign { flag, value }),
             Scope::Own | Scope::Foreign => Ok(()),
@@ -218,7 +244,7 @@ impl Options {
     /// Where the clients' addresses come from, now that the way to the target is known.
     #[must_use]
     pub fn prefix(&self, next_hop: &NextHop) -> IpNet {
-        self.sources.unwrap_or_else(|| next_hop.source.into())
+        self.sources.unwrap_or_else(|| next_hop.source.addr().into())
     }
 
     /// The scene of all steps.
@@ -226,6 +252,15 @@ impl Options {
     /// # Errors
     /// [`PlanError`] as from [`Self::check`].
     pub fn scene(&self, next_hop: &NextHop) -> Result<Scene, PlanError> {
+        let sources = self.prefix(next_hop);
+        let clients = self.clients_in(sources)?;
+        // A pair of addresses has no broadcast address (RFC 3021), nor has a single one.
+        if let IpNet::V4(network) = next_hop.source
+            && network.prefix_len() < 31
+            && clients.contain(network.broadcast().into())
+        {
+            return Err(PlanError::BroadcastIsClient { sources, broadcast: network.broadcast().into() });
+        }
         Ok(Scene {
             interface: self.interface.clone(),
             ifindex: next_hop.ifindex,
@@ -233,7 +268,7 @@ impl Options {
             target_mac: next_hop.target_mac,
             target: self.target.ip(),
             port: self.target.port(),
-            clients: self.clients_in(self.prefix(next_hop))?,
+            clients,
             expect: self.expect,
         })
     }
@@ -250,99 +285,4 @@ impl Options {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn options(target: &str, sources: Option<&str>) -> Options {
-        Options {
-            target: SocketAddr::new(target.parse().unwrap(), 123),
-            interface: "tb0".into(),
-            offer: Offer::Rate(10_000.0),
-            clients: 1000,
-            sources: sources.map(|sources| sources.parse().unwrap()),
-            duration: Duration::from_secs(10),
-            timeout: Duration::from_secs(1),
-            expect: Expect::Ntp,
-            is_mine: false,
-        }
-    }
-
-    #[track_caller]
-    fn refused(options: &Options, text: &str) {
-        let error = options.check().expect_err(text).to_string();
-        assert!(error.starts_with(text), "{error}");
-    }
-
-    #[test]
-    fn foreign_targets_and_sources_take_the_flag_and_multicast_never_goes() {
-        let foreign = options("192.0.2.1", None);
-        refused(&foreign, "--target 192.0.2.1: must be within private");
-        assert_eq!(Options { is_mine: true, ..foreign }.check(), Ok(()));
-        let spoofed = options("10.99.1.1", Some("8.8.8.0/24"));
-        refused(&spoofed, "--sources 8.8.8.0/24: must be within private");
-        assert_eq!(Options { is_mine: true, ..spoofed }.check(), Ok(()));
-        for never in ["224.0.1.1", "255.255.255.255", "::ffff:10.99.1.1", "::"] {
-            refused(
-                &Options { is_mine: true, ..options(never, None) },
-                &format!("--target {never}: must be"),
-            );
-        }
-        refused(&options("127.0.0.1", None), "--target 127.0.0.1: must be reached through an Ethernet");
-    }
-
-    #[test]
-    fn clients_must_have_room_and_leave_the_target_alone() {
-        assert_eq!(options("10.99.1.1", Some("10.99.8.0/22")).check(), Ok(()));
-        refused(&options("10.99.1.1", Some("fd99:8::/64")), "--sources fd99:8::/64: must be of the same");
-        refused(
-            &options("10.99.1.1", Some("10.99.0.0/16")),
-            "--sources 10.99.0.0/16: must not make 10.99.1.1",
-        );
-        // It is in the prefix, but behind the last client.
-        assert_eq!(options("10.99.200.1", Some("10.99.0.0/16")).check(), Ok(()));
-        let many = Options { clients: 70_000, ..options("10.99.1.1", None) };
-        refused(&many, "--clients 70000: must be 1 to 64512 on the interface's own address");
-        refused(
-            &Options { sources: "10.99.8.1/32".parse().ok(), ..many },
-            "--clients 70000: must be 1 to 64512",
-        );
-    }
-
-    #[test]
-    fn a_step_has_fewer_requests_than_there_are_numbers() {
-        let long = |offer, seconds| Options {
-            offer,
-            duration: Duration::from_secs(seconds),
-            ..options("10.99.1.1", None)
-        };
-        assert_eq!(long(Offer::Rate(1e6), 4294).check(), Ok(()));
-        refused(
-            &long(Offer::Rate(1e6), 4295),
-            "--duration 4295 s: must be at most 4294 s at 1000000 requests/s",
-        );
-        refused(&long(Offer::Saturate, 108), "--duration 108 s: must be at most 107 s with --saturate");
-        let sweep = Offer::Sweep { from: 1.0, to: 2e6, steps: 5 };
-        refused(&long(sweep, 3000), "--duration 3000 s: must be at most 2147 s at 2000000");
-    }
-
-    #[test]
-    fn a_sweep_goes_by_factors_and_each_step_has_its_nonce() {
-        let sweep = Offer::Sweep { from: 1000.0, to: 100_000.0, steps: 5 };
-        assert_eq!(sweep.rates(), [1000.0, 3162.0, 10_000.0, 31_623.0, 100_000.0].map(Some));
-        let steps = Options { offer: sweep, ..options("10.99.1.1", None) }.steps(u32::MAX);
-        let nonces: Vec<_> = steps.iter().map(|step| step.nonce).collect();
-        assert_eq!(nonces, [u32::MAX, 0, 1, 2, 3]);
-    }
-
-    proptest! {
-        #[test]
-        fn sweeps_rise_from_end_to_end(from in 1.0..1e6_f64, factor in 1.1..100_f64, steps in 2..=100_u32) {
-            let (from, to) = (from.round(), (from * factor).ceil() + 1.0);
-            let rates: Vec<f64> = Offer::Sweep { from, to, steps }.rates().into_iter().flatten().collect();
-            prop_assert_eq!((rates[0], rates[rates.len() - 1]), (from, to));
-            prop_assert_eq!(rates.len(), steps as usize);
-            prop_assert!(rates.is_sorted());
-        }
-    }
-}
+mod tests;

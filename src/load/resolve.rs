@@ -7,6 +7,7 @@
 //! nothing but its own ARP request or neighbour solicitation.
 
 use crate::sys::netlink::{self, ListedAddress, NetlinkSocket};
+use ipnet::IpNet;
 use netlink_packet_core::NlasIterator;
 use std::fmt::Write;
 use std::io;
@@ -51,9 +52,12 @@ pub struct NextHop {
     pub source_mac: [u8; 6],
     /// The MAC address of the target, or of the gateway to it.
     pub target_mac: [u8; 6],
-    /// The interface's address that the kernel would ask from.
-    pub source: IpAddr,
+    /// The interface's address that the kernel would ask from, with its network.
+    pub source: IpNet,
 }
+
+/// What is said where whoever waits for it wants no run any more.
+pub const INTERRUPTED: &str = "interrupted before the first request";
 
 /// Why there is no way.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +125,9 @@ pub enum ResolveError {
         /// The kernel's words.
         cause: io::Error,
     },
+    /// It was not waited for.
+    #[error("{INTERRUPTED}")]
+    Interrupted,
     /// The kernel did not answer as it should.
     #[error("asking the kernel for the way to the target: {0}")]
     System(#[from] io::Error),
@@ -141,12 +148,17 @@ impl ResolveError {
     }
 }
 
-/// Finds the way from this interface, of the calling thread's network namespace, to `target`.
+/// Finds the way from this interface, of the calling thread's network namespace, to `target`. That may take seconds, in
+/// which `is_over` is asked again and again whether to go on.
 ///
 /// # Errors
 /// [`ResolveError`].
-pub fn resolve(interface: &str, target: IpAddr) -> Result<NextHop, ResolveError> {
-    let (listed, (ifindex, source_mac)) = wait_for_link(interface)?;
+pub fn resolve(
+    interface: &str,
+    target: IpAddr,
+    is_over: &mut dyn FnMut() -> bool,
+) -> Result<NextHop, ResolveError> {
+    let (listed, (ifindex, source_mac)) = wait_for_link(interface, is_over)?;
     let socket = NetlinkSocket::open_route_requests()?;
     let route = ask_route(&socket, ifindex, target).map_err(|cause| ResolveError::NoRoute {
         target,
@@ -161,18 +173,21 @@ pub fn resolve(interface: &str, target: IpAddr) -> Result<NextHop, ResolveError>
     let source = source(interface, target, route.source, &listed)
         .ok_or_else(|| ResolveError::NoAddress { interface: interface.to_owned(), target })?;
     let next_hop = route.gateway.unwrap_or(target);
-    let target_mac = find_neighbour(&socket, ifindex, interface, next_hop)?;
+    let target_mac = find_neighbour(&socket, ifindex, interface, next_hop, is_over)?;
     Ok(NextHop { ifindex, source_mac, target_mac, source })
 }
 
 /// Addresses and facts, once the link is up.
 #[expect(clippy::type_complexity, reason = "two values for one caller")]
-fn wait_for_link(interface: &str) -> Result<(Vec<ListedAddress>, (u32, [u8; 6])), ResolveError> {
+fn wait_for_link(
+    interface: &str,
+    is_over: &mut dyn FnMut() -> bool,
+) -> Result<(Vec<ListedAddress>, (u32, [u8; 6])), ResolveError> {
     let deadline = Instant::now() + LINK_WITHIN;
     loop {
         let listed = netlink::list_addresses()?;
         match ethernet(interface, &listed) {
-            Err(ResolveError::Down(_)) if Instant::now() < deadline => sleep(POLL),
+            Err(ResolveError::Down(_)) if Instant::now() < deadline => pause(is_over)?,
             result => return result.map(|facts| (listed, facts)),
         }
     }
@@ -207,13 +222,17 @@ fn source(
     target: IpAddr,
     preferred: Option<IpAddr>,
     listed: &[ListedAddress],
-) -> Option<IpAddr> {
-    let own = |line: &ListedAddress| Some(line.address.filter(|_| line.name == interface)?.0);
-    let has = |address: &IpAddr| listed.iter().any(|line| own(line) == Some(*address));
-    let fits = |address: &IpAddr| {
-        address.is_ipv4() == target.is_ipv4() && is_link_local_v6(*address) == is_link_local_v6(target)
+) -> Option<IpNet> {
+    let own = |line: &ListedAddress| {
+        let (address, length) = line.address.filter(|_| line.name == interface)?;
+        IpNet::new(address, length).ok()
     };
-    preferred.filter(has).or_else(|| listed.iter().filter_map(own).find(fits))
+    let own = || listed.iter().filter_map(own);
+    let fits = |address: &IpNet| {
+        let address = address.addr();
+        address.is_ipv4() == target.is_ipv4() && is_link_local_v6(address) == is_link_local_v6(target)
+    };
+    own().find(|address| Some(address.addr()) == preferred).or_else(|| own().find(fits))
 }
 
 fn is_link_local_v6(address: IpAddr) -> bool {
@@ -258,6 +277,7 @@ fn find_neighbour(
     ifindex: u32,
     interface: &str,
     next_hop: IpAddr,
+    is_over: &mut dyn FnMut() -> bool,
 ) -> Result<[u8; 6], ResolveError> {
     let mut request = vec![0; HEADER];
     request[0] = family(next_hop);
@@ -289,8 +309,16 @@ fn find_neighbour(
         if Instant::now() > deadline {
             return Err(ResolveError::NoNeighbour { next_hop, interface: interface.to_owned() });
         }
-        sleep(POLL);
+        pause(is_over)?;
     }
+}
+
+fn pause(is_over: &mut dyn FnMut() -> bool) -> Result<(), ResolveError> {
+    if is_over() {
+        return Err(ResolveError::Interrupted);
+    }
+    sleep(POLL);
+    Ok(())
 }
 
 /// The MAC address in an RTM_NEWNEIGH message, if it is good to use.
@@ -363,9 +391,9 @@ mod tests {
     #[test]
     fn loopback_and_unknown_interfaces_are_the_users_error() {
         let target = "10.99.1.1".parse().unwrap();
-        let loopback = resolve("lo", target).unwrap_err();
+        let loopback = resolve("lo", target, &mut || false).unwrap_err();
         assert_eq!(loopback.to_string(), "--interface lo: must be an Ethernet interface");
-        let unknown = resolve("nosuch0", target).unwrap_err();
+        let unknown = resolve("nosuch0", target, &mut || false).unwrap_err();
         assert!(unknown.to_string().starts_with("--interface nosuch0: must be one of"), "{unknown}");
         assert!(loopback.is_wrong_input() && unknown.is_wrong_input());
     }
@@ -376,7 +404,7 @@ mod tests {
             name: name.into(),
             ifindex: 2,
             flags: 0,
-            address: Some((address.parse().unwrap(), 64)),
+            address: Some((address.parse().unwrap(), if address.contains('.') { 24 } else { 64 })),
             mac: None,
         };
         let listed =
@@ -385,11 +413,11 @@ mod tests {
             let preferred = preferred.parse().ok();
             source("tb0", target.parse().unwrap(), preferred, &listed).map(|source| source.to_string())
         };
-        assert_eq!(from("10.99.1.1", "10.99.1.3").unwrap(), "10.99.1.3");
+        assert_eq!(from("10.99.1.1", "10.99.1.3").unwrap(), "10.99.1.3/24");
         // An address of another interface would not get its replies here.
-        assert_eq!(from("10.99.1.1", "10.98.0.1").unwrap(), "10.99.1.2");
-        assert_eq!(from("fd99:1::1", "").unwrap(), "fd99:1::2");
-        assert_eq!(from("fe80::1", "").unwrap(), "fe80::2");
+        assert_eq!(from("10.99.1.1", "10.98.0.1").unwrap(), "10.99.1.2/24");
+        assert_eq!(from("fd99:1::1", "").unwrap(), "fd99:1::2/64");
+        assert_eq!(from("fe80::1", "").unwrap(), "fe80::2/64");
         assert_eq!(source("tb1", "10.99.1.1".parse().unwrap(), None, &listed), None);
     }
 

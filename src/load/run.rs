@@ -38,7 +38,8 @@ pub fn run(
         });
         let failure = match outcome {
             Ok(measured) => {
-                if measured.offered > 0 || measured.broken.is_none() {
+                // A step that ended before its first request says nothing.
+                if measured.offered > 0 || measured.broken.is_none() && !interrupted {
                     steps.push(step(plan, &measured));
                 }
                 measured.broken
@@ -224,6 +225,29 @@ mod tests {
         assert!(ending.interrupted && ending.failure.is_none());
         assert_eq!(steps.len(), 1);
         assert_eq!((steps[0].offered, steps[0].duration_seconds), (21, 2.0));
+    }
+
+    #[test]
+    fn a_step_that_did_not_begin_is_not_recorded() {
+        let mut steps = Vec::new();
+        let plans = [plan(10.0), Plan { duration: Duration::ZERO, ..plan(20.0) }];
+        struct Waiting(Fake);
+        impl Engine for Waiting {
+            fn run(
+                &mut self,
+                plan: &Plan,
+                progress: &mut dyn FnMut(Progress) -> Wish,
+            ) -> Result<Measured, EngineError> {
+                if progress(Progress::default()) != Wish::GoOn {
+                    return Ok(Measured::default());
+                }
+                self.0.run(plan, progress)
+            }
+        }
+        let mut watch = |step, _| if step == 0 { Wish::GoOn } else { Wish::Finish };
+        let ending = run(&mut Waiting(Fake::default()), &plans, &mut steps, &mut watch);
+        assert!(ending.interrupted && ending.failure.is_none());
+        assert_eq!(steps.iter().map(|step| step.offered).collect::<Vec<_>>(), [41]);
     }
 
     #[test]

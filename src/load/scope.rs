@@ -10,13 +10,16 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Nobody reaches these from outside, so whoever does is inside: loopback, private (RFC 1918), shared (RFC 6598) and
-/// link-local (RFC 3927).
-const OWN_V4: [Ipv4Net; 6] =
-    [v4(127, 0, 8), v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), v4(169, 254, 16)];
+/// Nobody reaches these from outside, so whoever does is inside: private (RFC 1918), shared (RFC 6598) and link-local
+/// (RFC 3927).
+const OWN_V4: [Ipv4Net; 5] =
+    [v4(10, 0, 8), v4(172, 16, 12), v4(192, 168, 16), v4(100, 64, 10), v4(169, 254, 16)];
 
-/// Loopback, unique local (RFC 4193) and link-local.
-const OWN_V6: [Ipv6Net; 3] = [v6([0, 0, 0, 0, 0, 0, 0, 1], 128), v6([0xfc00; 1], 7), v6([0xfe80; 1], 10)];
+/// Unique local (RFC 4193) and link-local.
+const OWN_V6: [Ipv6Net; 2] = [v6([0xfc00; 1], 7), v6([0xfe80; 1], 10)];
+
+/// No packet on a wire has one of these (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3).
+const LOOPBACK: [IpNet; 2] = [IpNet::V4(v4(127, 0, 8)), IpNet::V6(v6([0, 0, 0, 0, 0, 0, 0, 1], 128))];
 
 /// Unspecified, multicast and broadcast.
 const NOBODY_V4: [Ipv4Net; 3] = [v4(0, 0, 8), v4(224, 0, 4), Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32)];
@@ -49,6 +52,8 @@ pub enum Scope {
     Own,
     /// Some of it may be somebody's on the Internet.
     Foreign,
+    /// Some of it is loopback, which every machine has for itself.
+    Loopback,
     /// Some of it is no single machine's address, for this reason.
     Nobody(&'static str),
 }
@@ -67,6 +72,7 @@ impl Scope {
             IpNet::V6(prefix) if overlap(MAPPED.into(), prefix.into()) => {
                 Self::Nobody("IPv4-mapped (write the IPv4 address)")
             }
+            prefix if LOOPBACK.iter().any(|loopback| overlap(*loopback, prefix)) => Self::Loopback,
             IpNet::V4(prefix) if OWN_V4.iter().any(|own| own.contains(&prefix)) => Self::Own,
             IpNet::V6(prefix) if OWN_V6.iter().any(|own| own.contains(&prefix)) => Self::Own,
             _ => Self::Foreign,
@@ -101,8 +107,6 @@ mod tests {
             "100.64.0.0",
             "100.127.255.255",
             "169.254.1.1",
-            "127.0.0.1",
-            "::1",
             "fc00::",
             "fdff:ffff::1",
             "fe80::1",
@@ -157,6 +161,9 @@ mod tests {
         for text in nobody {
             assert!(matches!(scope(text), Scope::Nobody(_)), "{text}");
         }
+        for text in ["127.0.0.1", "127.255.255.255", "127.0.0.0/8", "127.1.0.0/16", "126.0.0.0/7", "::1"] {
+            assert_eq!(scope(text), Scope::Loopback, "{text}");
+        }
     }
 
     proptest! {
@@ -164,11 +171,12 @@ mod tests {
         #[test]
         fn agrees_with_the_standard_library(bits: u32, low: u128, prefix in 0..5_usize) {
             let address = Ipv4Addr::from_bits(bits);
-            let own = address.is_private() || address.is_link_local() || address.is_loopback()
+            let own = address.is_private() || address.is_link_local()
                 || (bits >> 22 == 0x6440_0000 >> 22);
             prop_assert_eq!(Scope::of(IpAddr::V4(address).into()) == Scope::Own, own);
             let nobody = address.octets()[0] == 0 || address.is_multicast() || address.is_broadcast();
             prop_assert_eq!(matches!(Scope::of(IpAddr::V4(address).into()), Scope::Nobody(_)), nobody);
+            prop_assert_eq!(Scope::of(IpAddr::V4(address).into()) == Scope::Loopback, address.is_loopback());
 
             let top = [0xfc_u128 << 120, 0xfe80 << 112, 0xff << 120, 0xffff << 32, 0x2 << 124][prefix];
             let low = if prefix == 3 { low >> 96 } else { low >> 16 };
@@ -185,7 +193,12 @@ mod tests {
             let prefix = Ipv4Net::new(Ipv4Addr::from_bits(bits), length).unwrap().trunc();
             let inside = Ipv4Addr::from_bits(prefix.network().to_bits() | host & prefix.hostmask().to_bits());
             let (whole, one) = (Scope::of(prefix.into()), Scope::of(IpAddr::V4(inside).into()));
-            let rank = |scope| match scope { Scope::Own => 0, Scope::Foreign => 1, Scope::Nobody(_) => 2 };
+            let rank = |scope| match scope {
+                Scope::Own => 0,
+                Scope::Foreign => 1,
+                Scope::Loopback => 2,
+                Scope::Nobody(_) => 3,
+            };
             prop_assert!(rank(whole) >= rank(one), "{prefix} {inside}");
         }
     }

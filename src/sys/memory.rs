@@ -1,7 +1,7 @@
 //! Memory mapped from the kernel: anonymous pages for frames, and the rings of an AF_XDP socket.
 //!
-//! Owns: [`Mapping`], unmapped on drop, and the fall-back from hugepages to normal pages; for memory that others own,
-//! [`collapse`] onto huge pages and [`prefetch`].
+//! Owns: [`Mapping`], unmapped on drop, and the fall-back from hugepages to normal pages; [`SharedWords`] of a BPF map; for
+//! memory that others own, [`collapse`] onto huge pages and [`prefetch`].
 //! Does not own: what the bytes mean. Nothing here hands out references: the kernel writes to this memory while we
 //! run, so only the owners of a protocol (`datapath::ring`, `datapath::umem`) know which bytes are ours at a moment.
 //!
@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The hugepage size we ask for. Every x86-64 and most arm64 kernels have it.
 const HUGEPAGE_BYTES: usize = 2 << 20;
@@ -105,6 +106,35 @@ impl Drop for Mapping {
         // mapping (by `Arc`), so nothing points here any more.
         let result = unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
         debug_assert_eq!(result, 0, "munmap refuses only ranges that are not mappings");
+    }
+}
+
+/// 64-bit words that somebody else (the kernel, a BPF program) writes to while we read them.
+#[derive(Debug)]
+pub struct SharedWords(Mapping);
+
+impl SharedWords {
+    /// The first `count` words of `fd`.
+    ///
+    /// # Errors
+    /// As [`Mapping::of_fd`].
+    pub fn of_fd(fd: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        let length = count.checked_mul(size_of::<u64>()).ok_or(io::ErrorKind::InvalidInput)?;
+        Mapping::of_fd(fd, 0, length).map(Self)
+    }
+
+    /// Word number `index` as it is now; none beyond the last page.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<u64> {
+        if index >= self.0.len() / size_of::<u64>() {
+            return None;
+        }
+        // SAFETY: word `index` lies within the mapping, as was just checked.
+        let word = unsafe { self.0.start().cast::<u64>().add(index) };
+        // SAFETY: the mapping begins at a page, so the word is aligned; it lives as long as `self`. Nobody else in this
+        // process has its address, so all access to it is atomic.
+        let word = unsafe { AtomicU64::from_ptr(word.as_ptr()) };
+        Some(word.load(Ordering::Relaxed))
     }
 }
 
@@ -263,5 +293,21 @@ mod tests {
         let mapping = Mapping::of_fd(file.as_fd(), page_bytes() as u64, 11).unwrap();
         // SAFETY: the first byte of a mapping of one page.
         assert_eq!(unsafe { mapping.start().read() }, b's');
+    }
+
+    #[test]
+    fn shared_words_show_what_others_write_and_end_where_the_mapping_does() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[1_u64, 2, 3].map(u64::to_ne_bytes).concat(), 0).unwrap();
+        let words = SharedWords::of_fd(file.as_fd(), 3).unwrap();
+        assert_eq!([0, 2, 3].map(|index| words.get(index)), [Some(1), Some(3), Some(0)]);
+        file.write_all_at(&7_u64.to_ne_bytes(), 16).unwrap();
+        assert_eq!(words.get(2), Some(7));
+        assert_eq!([page_bytes() / 8, usize::MAX].map(|index| words.get(index)), [None, None]);
+        assert_eq!(
+            SharedWords::of_fd(file.as_fd(), usize::MAX).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
     }
 }

@@ -13,5 +13,9 @@ pub mod ethtool;
 pub mod memory;
 pub mod netlink;
 pub mod process;
+#[cfg(test)]
+pub(crate) mod refuse;
+pub mod scheduling;
+pub mod signal;
 pub mod socket;
 pub mod xdp_socket;

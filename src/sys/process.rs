@@ -1,97 +1,18 @@
-//! What a process asks of the kernel about itself: signals and wake-ups as readable descriptors, waiting for
-//! several of them, limits, capabilities, a thread's name.
+//! What a process asks of the kernel about itself: wake-ups as readable descriptors, waiting for several of them, limits,
+//! capabilities, a thread's name.
 //!
-//! Owns: one safe function for each. Does not own: what a signal means.
+//! Owns: one safe function for each. Does not own: signals, scheduling.
 //!
-//! The one idea a newcomer lacks: a signal that is blocked in every thread interrupts nobody; it waits in the
-//! kernel until the signalfd is read. So it must be blocked before the first thread starts (threads inherit the
-//! mask), and the poll loop sees it as one more readable descriptor.
+//! The one idea a newcomer lacks: everything that can wake a thread is a descriptor that it polls, so it waits in one
+//! place, and nothing interrupts it elsewhere.
 
 use super::clock;
 use crate::time::NtpDuration;
 use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
-
-/// A signal that the daemon listens to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Signal {
-    /// `SIGTERM`.
-    Terminate,
-    /// `SIGINT`, Ctrl-C.
-    Interrupt,
-    /// `SIGHUP`.
-    HangUp,
-}
-
-impl Signal {
-    const ALL: [Self; 3] = [Self::Terminate, Self::Interrupt, Self::HangUp];
-
-    const fn number(self) -> libc::c_int {
-        match self {
-            Self::Terminate => libc::SIGTERM,
-            Self::Interrupt => libc::SIGINT,
-            Self::HangUp => libc::SIGHUP,
-        }
-    }
-}
-
-/// `SIGTERM`, `SIGINT` and `SIGHUP` as a readable descriptor.
-#[derive(Debug)]
-pub struct SignalFd(OwnedFd);
-
-impl SignalFd {
-    /// Blocks the three signals in the calling thread and in those that it starts from now on, and opens the
-    /// descriptor they are read from. Call it in `main` before any thread is started; they stay blocked.
-    ///
-    /// # Errors
-    /// Whatever the kernel says; out of descriptors is the only cause that is not a sandbox.
-    pub fn block_and_open() -> io::Result<Self> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigemptyset initialises the set that it is given a valid pointer to.
-        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: initialised on the line above.
-        let mut set = unsafe { set.assume_init() };
-        for signal in Signal::ALL {
-            // SAFETY: the set is live and initialised; the number is a valid signal.
-            unsafe { libc::sigaddset(&raw mut set, signal.number()) };
-        }
-        // SAFETY: the set is live; a null old set is allowed. Blocking signals breaks no invariant of Rust's.
-        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        // SAFETY: the set is live; -1 asks for a new descriptor.
-        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
-        owned(fd).map(Self)
-    }
-
-    /// The next signal that came, if any; never waits. A signal that comes twice before it is read counts once.
-    ///
-    /// # Errors
-    /// What `read` says, except that it would have to wait.
-    pub fn next(&self) -> io::Result<Option<Signal>> {
-        let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
-        let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: the pointer is to `size` writable octets.
-        let length = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size) };
-        if length < 0 {
-            return none_if_it_would_block(io::Error::last_os_error());
-        }
-        // SAFETY: a structure of integers that began as zeros; the kernel writes whole ones.
-        let info = unsafe { info.assume_init() };
-        Ok(Signal::ALL.into_iter().find(|signal| i64::from(info.ssi_signo) == i64::from(signal.number())))
-    }
-}
-
-impl AsFd for SignalFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
 
 /// Wakes a thread that polls it: an eventfd.
 #[derive(Debug)]
@@ -302,77 +223,6 @@ pub fn set_thread_name(name: &str) {
     }
 }
 
-/// The kernel's `struct sched_attr` of `linux/sched/types.h`, in its first version.
-#[repr(C)]
-struct SchedulingAttributes {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
-    runtime: u64,
-    deadline: u64,
-    period: u64,
-}
-const _: () = assert!(size_of::<SchedulingAttributes>() == 48);
-
-/// Asks the kernel to run the calling thread soon and often when others want the CPU too: for no longer than `slice` at a
-/// time (0.1 ms to 100 ms; Linux before 6.12 takes no notice), and with this nice value where it may have it and has none of
-/// its own. Otherwise its share of the CPU stays as it is. A thread whose policy knows no shares (real-time, idle) is left
-/// alone.
-///
-/// # Errors
-/// What sched_setattr(2) says.
-pub fn favour_thread(nice: i32, slice: Duration) -> io::Result<()> {
-    // SAFETY: a number; 0 is the calling thread.
-    let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
-    if !matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH) {
-        return Ok(());
-    }
-    // SAFETY: getpriority takes two numbers; 0 is the calling thread. It cannot fail for it, so -1 is a priority.
-    let present = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-    let attributes = |nice| SchedulingAttributes {
-        size: size_of::<SchedulingAttributes>() as u32,
-        policy: policy.cast_unsigned(),
-        flags: 0,
-        nice,
-        priority: 0,
-        runtime: u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX),
-        deadline: 0,
-        period: 0,
-    };
-    if present == 0 && set_scheduling(&attributes(nice)).is_ok() {
-        return Ok(());
-    }
-    set_scheduling(&attributes(present))
-}
-
-fn set_scheduling(attributes: &SchedulingAttributes) -> io::Result<()> {
-    let attributes: *const SchedulingAttributes = attributes;
-    // SAFETY: the attributes say their own size, live through the call and are only read; 0 is the calling thread.
-    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attributes, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Makes the calling thread a real-time one (`SCHED_FIFO`): it runs before all ordinary threads, until it waits. Threads and
-/// processes that it starts are ordinary. `priority` is 1 to 99, see sched(7).
-///
-/// # Errors
-/// EPERM without CAP_SYS_NICE where `RLIMIT_RTPRIO` is less; EINVAL for another priority.
-pub fn set_realtime_priority(priority: u8) -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: priority.into() };
-    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: pthread_self is this live thread.
-    let this_thread = unsafe { libc::pthread_self() };
-    // SAFETY: the parameters live through the call, which reads them; being scheduled otherwise breaks nothing of Rust's.
-    match unsafe { libc::pthread_setschedparam(this_thread, policy, &raw const parameters) } {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
-}
-
 /// Takes over a descriptor that a system call has just returned, or the error that it left.
 pub(super) fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
@@ -382,29 +232,10 @@ pub(super) fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn none_if_it_would_block<T>(error: io::Error) -> io::Result<Option<T>> {
-    if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Instant;
-
-    #[test]
-    fn a_blocked_signal_is_read_from_the_descriptor() {
-        // The mask is this thread's only, so the signal is sent to this thread only.
-        let signals = SignalFd::block_and_open().unwrap();
-        assert_eq!(signals.next().unwrap(), None);
-        // SAFETY: pthread_self is this live thread, where the signal is blocked.
-        let this_thread = unsafe { libc::pthread_self() };
-        // SAFETY: as above.
-        assert_eq!(unsafe { libc::pthread_kill(this_thread, libc::SIGHUP) }, 0);
-        let mut entries = [PollEntry::readable(signals.as_fd().as_raw_fd())];
-        assert_eq!(poll(&mut entries, Some(Duration::from_secs(5))).unwrap(), 1);
-        assert_eq!(signals.next().unwrap(), Some(Signal::HangUp));
-        assert_eq!(signals.next().unwrap(), None);
-    }
 
     #[test]
     fn poll_tells_the_woken_from_the_sleeping_and_ends_in_time() {
@@ -433,89 +264,12 @@ mod tests {
         assert_eq!(missing(1 << 21, &needed), [Capability::NetAdmin]);
     }
 
-    /// (Real-time priority, policy) of the calling thread: fields 40 and 41 of proc_pid_stat(5).
-    fn scheduling() -> (u32, u32) {
-        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-        // The third field follows the name, which is in parentheses.
-        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-        (fields[37].parse().unwrap(), fields[38].parse().unwrap())
-    }
-
-    #[test]
-    fn a_real_time_thread_starts_ordinary_ones() {
-        std::thread::spawn(|| {
-            assert_eq!(scheduling(), (0, libc::SCHED_OTHER.cast_unsigned()));
-            let refused = set_realtime_priority(100).unwrap_err();
-            assert!([libc::EINVAL, libc::EPERM].map(Some).contains(&refused.raw_os_error()), "{refused}");
-            match set_realtime_priority(1) {
-                Err(error) => {
-                    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
-                    eprintln!("SKIP: no right to a real-time priority");
-                }
-                Ok(()) => {
-                    assert_eq!(scheduling(), (1, libc::SCHED_FIFO.cast_unsigned()));
-                    let child = std::thread::spawn(scheduling).join().unwrap();
-                    assert_eq!(child, (0, libc::SCHED_OTHER.cast_unsigned()));
-                }
-            }
-        })
-        .join()
-        .unwrap();
-    }
-
     #[test]
     fn a_thread_carries_its_name() {
         std::thread::spawn(|| {
             set_thread_name("worker-with-a-long-name");
             let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
             assert_eq!(name.trim_end(), "worker-with-a-l");
-        })
-        .join()
-        .unwrap();
-    }
-
-    /// (nice value, policy, slice in nanoseconds if this kernel shows it) of the calling thread.
-    fn share() -> (i32, i32, Option<String>) {
-        // SAFETY: two numbers.
-        let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-        // SAFETY: a number.
-        let policy = unsafe { libc::sched_getscheduler(0) };
-        let schedule = std::fs::read_to_string("/proc/thread-self/sched").unwrap_or_default();
-        let slice = schedule.lines().find(|line| line.starts_with("se.slice"));
-        (nice, policy, slice.and_then(|line| Some(line.rsplit_once(':')?.1.trim().to_owned())))
-    }
-
-    #[test]
-    fn a_favoured_thread_keeps_its_policy_and_a_nice_value_of_its_own() {
-        let favoured = |own: i32| {
-            std::thread::spawn(move || {
-                // SAFETY: three numbers.
-                assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, own) }, 0);
-                favour_thread(-3, Duration::from_micros(100)).unwrap();
-                share()
-            })
-            .join()
-            .unwrap()
-        };
-        let (nice, policy, slice) = favoured(3);
-        assert_eq!((nice, policy), (3, libc::SCHED_OTHER));
-        match slice {
-            Some(slice) => assert_eq!(slice, "100000"),
-            None => eprintln!("SKIP: this kernel does not show a thread's slice"),
-        }
-        // Without the right to it the value stays.
-        assert!([0, -3].contains(&favoured(0).0));
-    }
-
-    #[test]
-    fn a_real_time_thread_is_not_favoured() {
-        std::thread::spawn(|| {
-            if set_realtime_priority(1).is_err() {
-                eprintln!("SKIP: no right to a real-time priority");
-                return;
-            }
-            favour_thread(-3, Duration::from_micros(100)).unwrap();
-            assert_eq!(scheduling(), (1, libc::SCHED_FIFO.cast_unsigned()));
         })
         .join()
         .unwrap();

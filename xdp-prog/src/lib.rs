@@ -131,9 +131,9 @@ pub struct Shortcuts {
     pub any_denied_v4: u32,
     /// 1 if [`MAP_DENIED_V6`] drops any prefix; 0: it is not looked at.
     pub any_denied_v6: u32,
-    /// The IPv4 address that most requests go to.
+    /// One of our IPv4 addresses: the lowest by tags and number when it was chosen, kept while it is ours.
     pub first_v4: ShortcutV4,
-    /// The IPv6 address that most requests go to.
+    /// The same of IPv6, link-local addresses only where there is no other.
     pub first_v6: ShortcutV6,
 }
 const _: () = assert!(size_of::<Shortcuts>() == 60 && offset_of!(Shortcuts, first_v4) == 8);

@@ -46,9 +46,10 @@ struct {
 	__type(value, struct load_progress);
 } progress_of_sender SEC(".maps");
 
-/* Request number modulo size -> see INTENDED_BITS. The loader sets the size. */
+/* Request number modulo size -> see INTENDED_BITS. The loader sets the size, and reads it where it lies. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u64);

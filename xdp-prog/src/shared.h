@@ -68,8 +68,8 @@ struct prefix_v6 {
 _Static_assert(sizeof(struct prefix_v6) == 20, "kernel: bpf_lpm_trie_key");
 
 /*
- * What spares most requests their look-ups. It says "yes" or nothing: where it does not match, the maps decide, and they
- * hold whatever is in here too.
+ * What spares requests their look-ups. It says "yes" or nothing: where it does not match, the maps decide, and they hold
+ * whatever is in here too.
  *
  * The kernel writes it byte by byte while the program reads it. The flags are one byte that changes. An address is written
  * only while its flag is off and no run is under way that has seen it on, and the flag goes on only when no run is under
@@ -93,7 +93,7 @@ struct shortcuts {
 	/* Is any prefix dropped? On after its first prefix came into the trie, off before the last one leaves it. */
 	__u32 any_denied_v4;
 	__u32 any_denied_v6;
-	/* An address of each family that most requests go to. */
+	/* One of our addresses of each family: the lowest by tags and number when it was chosen, kept while it is ours. */
 	struct shortcut_v4 first_v4;
 	struct shortcut_v6 first_v6;
 };

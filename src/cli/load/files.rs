@@ -10,9 +10,9 @@ use super::{Failure, wrong_input};
 use crate::load::record::Run;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Most octets of a record. A hundred steps with every bucket of their histograms in use have about 30 MB.
@@ -51,11 +51,9 @@ impl Files {
     pub(super) fn output(&mut self, flag: &str, path: &Path) -> Result<Output, Failure> {
         let name = format!("{flag} {}", path.display());
         let cannot = |error| wrong_input(format_args!("{name}: must be a file that can be written: {error}"));
-        let is_new = !path.exists();
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(cannot)?;
-        // From here on it goes again when it is dropped.
-        let output = Output { path: path.to_owned(), is_new };
-        let metadata = file.metadata().map_err(cannot)?;
+        // From here on what is new goes again when it is dropped.
+        let output = Output::open(path).map_err(cannot)?;
+        let metadata = output.file.metadata().map_err(cannot)?;
         self.claim(name, &metadata)?;
         Ok(output)
     }
@@ -88,10 +86,31 @@ fn identity(metadata: &Metadata) -> Option<(u64, u64)> {
 /// not there and nothing gets written, it goes again.
 pub(super) struct Output {
     path: PathBuf,
-    is_new: bool,
+    /// Open until it is written, so that who reads a pipe waits for that.
+    file: File,
+    /// Where the file is that was made for this.
+    made: Option<PathBuf>,
 }
 
 impl Output {
+    /// Opens what is there, or makes a file. A pipe without a reader is an error: whoever waited for one would do so with
+    /// every signal held.
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.append(true).custom_flags(libc::O_NONBLOCK);
+        let (file, made) = match options.clone().create_new(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => match options.open(path) {
+                // A symbolic link to where nothing is yet. What is made is the file, and the link stays whatever happens.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    (options.create(true).open(path)?, Some(fs::canonicalize(path)?))
+                }
+                opened => (opened?, None),
+            },
+            made => (made?, Some(path.to_owned())),
+        };
+        Ok(Self { path: path.to_owned(), file, made })
+    }
+
     /// Writes all of it, and says so.
     ///
     /// # Errors
@@ -100,7 +119,7 @@ impl Output {
         mut self,
         write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
     ) -> Result<(), String> {
-        self.is_new = false;
+        self.made = None;
         let all = || {
             let mut file = BufWriter::new(File::create(&self.path)?);
             write(&mut file)?;
@@ -115,8 +134,52 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if self.is_new {
-            let _ = fs::remove_file(&self.path);
+        let Some(made) = &self.made else { return };
+        // Whatever others have put in its place meanwhile is theirs.
+        let there = fs::symlink_metadata(made).ok().as_ref().and_then(identity);
+        if there.is_some() && there == self.file.metadata().ok().as_ref().and_then(identity) {
+            let _ = fs::remove_file(made);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
+
+    #[test]
+    fn what_was_made_goes_again_and_nothing_else_does() {
+        let folder = TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("old"), "old").unwrap();
+        symlink("old", path("to-old")).unwrap();
+        symlink("nothing", path("to-nothing")).unwrap();
+        symlink("to-nothing", path("to-to-nothing")).unwrap();
+        for (name, makes) in [
+            ("new", "new"),
+            ("old", "old"),
+            ("to-old", "old"),
+            ("to-nothing", "nothing"),
+            ("to-to-nothing", "nothing"),
+        ] {
+            let before = fs::read_dir(folder.path()).unwrap().count();
+            let output = Output::open(&path(name)).unwrap();
+            assert!(path(makes).exists(), "{name}");
+            drop(output);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), before, "{name}");
+            assert_eq!(fs::read_to_string(path("old")).unwrap(), "old");
+        }
+        // Through the link when there is something to write.
+        Output::open(&path("to-to-nothing")).unwrap().write(|file| file.write_all(b"x")).unwrap();
+        assert_eq!(fs::read_to_string(path("nothing")).unwrap(), "x");
+        assert!(fs::symlink_metadata(path("to-nothing")).unwrap().is_symlink());
+
+        let replaced = Output::open(&path("replaced")).unwrap();
+        fs::write(path("other"), "of somebody else").unwrap();
+        fs::rename(path("other"), path("replaced")).unwrap();
+        drop(replaced);
+        assert_eq!(fs::read_to_string(path("replaced")).unwrap(), "of somebody else");
     }
 }

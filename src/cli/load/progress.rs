@@ -2,7 +2,8 @@
 //!
 //! Owns: one line on a terminal; nothing at all elsewhere. Does not own: results.
 //!
-//! The first signal stops the sending, and what was sent is waited for; the second one ends the waiting too.
+//! The first signal stops the sending, and what was sent is waited for; the second one ends the waiting too. Before the
+//! first request one is enough to end everything, and after the run a signal does what it does to any program.
 //!
 //! The one idea a newcomer lacks: what is not answered yet is not lost yet. The line counts as lost what was offered
 //! longer ago than the timeout, so it remembers what had been offered when.
@@ -10,7 +11,7 @@
 use super::super::table::grouped;
 use super::show;
 use crate::load::engine::{Plan, Progress, Wish};
-use crate::sys::process::SignalFd;
+use crate::sys::signal::SignalFd;
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -18,22 +19,48 @@ use std::time::Duration;
 /// How often the line changes: often enough to look alive, rarely enough to be read.
 const REFRESH: Duration = Duration::from_millis(250);
 
+/// SIGINT, SIGTERM and SIGHUP, which end nothing by themselves while this is there.
+pub(super) struct Signals {
+    descriptor: SignalFd,
+    came: u32,
+}
+
+impl Signals {
+    /// From now on they are counted. To be called before there is anything that has to be put back.
+    pub(super) fn hold() -> io::Result<Self> {
+        Ok(Self { descriptor: SignalFd::block_and_open()?, came: 0 })
+    }
+
+    /// How many came so far.
+    pub(super) fn came(&mut self) -> u32 {
+        while let Ok(Some(_)) = self.descriptor.next() {
+            self.came = self.came.saturating_add(1);
+        }
+        self.came
+    }
+
+    /// Lets them end the process again: whatever is written now may block, and there is nothing left to put back.
+    fn release(self) {
+        // If not, all else goes on.
+        let _ = self.descriptor.unblock();
+    }
+}
+
 /// Follows a run.
 pub(super) struct Watch<'a> {
     plans: &'a [Plan],
-    signals: SignalFd,
-    /// How many signals came.
-    signalled: u32,
+    signals: Signals,
+    /// How many signals were heeded.
+    heeded: u32,
     is_terminal: bool,
     line: Line,
 }
 
 impl<'a> Watch<'a> {
-    /// Blocks SIGINT, SIGTERM and SIGHUP, of which from now on the first ends the sending and the second the run.
-    pub(super) fn new(plans: &'a [Plan]) -> io::Result<Self> {
-        let signals = SignalFd::block_and_open()?;
+    /// Of the signals, the first ends the sending and the second the run.
+    pub(super) fn new(plans: &'a [Plan], signals: Signals) -> Self {
         let is_terminal = io::stderr().is_terminal();
-        Ok(Self { plans, signals, signalled: 0, is_terminal, line: Line::default() })
+        Self { plans, signals, heeded: 0, is_terminal, line: Line::default() }
     }
 
     /// Takes in how far the step is; says what is wished of it.
@@ -50,27 +77,28 @@ impl<'a> Watch<'a> {
             // Back to the first column, and clear what a longer line left.
             let _ = write!(io::stderr(), "\r{place}{text}\x1b[K");
         }
-        while let Ok(Some(_)) = self.signals.next() {
-            self.signalled = self.signalled.saturating_add(1);
-            if self.signalled == 1 {
-                self.clear();
-                let timeout = self.plans.get(step).map_or(Duration::ZERO, |plan| plan.timeout);
-                let _ = writeln!(
-                    io::stderr(),
-                    "timeball: interrupted: sends no more, and waits up to {timeout:?} for replies (again: not even that)"
-                );
-            }
+        let came = self.signals.came();
+        // Where nothing was sent there is nothing to wait for either.
+        if self.heeded == 0 && came > 0 && progress.offered > 0 {
+            self.clear();
+            let timeout = self.plans.get(step).map_or(Duration::ZERO, |plan| plan.timeout);
+            let _ = writeln!(
+                io::stderr(),
+                "timeball: interrupted: sends no more, and waits up to {timeout:?} for replies (again: not even that)"
+            );
         }
-        match self.signalled {
+        self.heeded = came;
+        match came {
             0 => Wish::GoOn,
             1 => Wish::Finish,
             _ => Wish::EndNow,
         }
     }
 
-    /// Takes the line away.
+    /// Takes the line away, and lets signals end the process again.
     pub(super) fn end(self) {
         self.clear();
+        self.signals.release();
     }
 
     fn clear(&self) {

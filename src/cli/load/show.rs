@@ -1,9 +1,8 @@
-//! A run as people read it: tables, a histogram, warnings.
+//! A run as people read it: tables, a histogram, hints.
 //!
-//! Owns: text. Does not own: numbers (`load::record`).
+//! Owns: text. Does not own: numbers (`load::record`), warnings.
 //!
-//! The one idea a newcomer lacks: a generator that was late or could not send what was asked measures itself, so that
-//! is said, and as loudly as the result.
+//! The one idea a newcomer lacks: what is usual takes no line, so that what is odd is seen.
 
 use super::super::table::{columns, grouped};
 use crate::load::record::{Latencies, Run, Step};
@@ -13,7 +12,7 @@ use std::fmt::Write;
 /// Longest bar of the histogram, in characters.
 const BAR: f64 = 50.0;
 
-/// Everything about a run, but for [`warnings`].
+/// Everything about a run, but for its warnings.
 pub(super) fn text(run: &Run) -> String {
     let mut text = format!(
         "{} over {}, asked by {} clients of {}, engine {}\n\nround trip, from the time a request should have left\n",
@@ -84,7 +83,7 @@ fn percentiles(latencies: &Latencies) -> [String; 6] {
     })
 }
 
-fn rate(step: &Step) -> String {
+pub(super) fn rate(step: &Step) -> String {
     step.intended_per_second.map_or("all it can".to_owned(), per_second)
 }
 
@@ -149,28 +148,6 @@ fn oddities(step: &Step) -> Vec<String> {
     found
 }
 
-/// What makes these numbers the generator's and not the server's.
-pub(super) fn warnings(run: &Run) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for step in &run.steps {
-        let limit = "the generator, not the server, is the limit";
-        if step.offered_too_little().is_some() {
-            let offered = per_second(step.offered_per_second);
-            warnings.push(format!("asked for {}/s, but only {offered}/s were sent: {limit}", rate(step)));
-        }
-        // Saturating, a request is due when it is sent.
-        if step.intended_per_second.is_some() && step.sent_too_late().is_some() {
-            warnings.push(format!(
-                "at {}/s, 99 % of requests left up to {} late, which is part of the round trip ({} for 99 %): {limit}",
-                rate(step),
-                latency(step.send_delay.p99),
-                latency(step.round_trip.p99)
-            ));
-        }
-    }
-    warnings
-}
-
 /// What to look at when no request at all had its right reply.
 pub(super) fn hint(run: &Run) -> Option<String> {
     let sum = |count: fn(&Step) -> u64| run.steps.iter().map(count).sum::<u64>();
@@ -222,7 +199,7 @@ fn histogram(latencies: &Latencies) -> String {
 }
 
 /// Three significant digits and a unit; `nanoseconds` up to minutes.
-fn latency(nanoseconds: u64) -> String {
+pub(super) fn latency(nanoseconds: u64) -> String {
     let value = nanoseconds as f64;
     let (value, unit) = match value {
         ..999.5 => return format!("{nanoseconds} ns"),
@@ -334,19 +311,6 @@ server's turnaround, T3 - T2
             text.contains("at all it can: ") && text.contains("12 requests that were open when"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn a_generator_that_is_the_limit_is_named() {
-        let mut run = testing::run();
-        assert_eq!(warnings(&run), [""; 0]);
-        run.steps[0].offered_per_second = 900.0;
-        run.steps[1].offered_per_second = 900.0;
-        run.steps[0].send_delay.p99 = 1_000_000;
-        let warnings = warnings(&run);
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        assert!(warnings[0].starts_with("asked for 1 000/s, but only 900/s were sent: the generator"));
-        assert!(warnings[1].contains("left up to 1.00 ms late"), "{}", warnings[1]);
     }
 
     #[test]

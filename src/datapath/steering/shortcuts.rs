@@ -1,4 +1,4 @@
-//! The XDP program's shortcuts: what spares most requests the look-ups in its maps.
+//! The XDP program's shortcuts: what spares requests to one address of each family the look-ups in its maps.
 //!
 //! Owns: which address of each family has a shortcut, and the order in which the program's global is written. Does not own:
 //! the maps, which hold everything that is in here too.
@@ -151,4 +151,111 @@ fn first_v6(wanted: &BTreeMap<Local, [u8; 6]>) -> Option<(LocalV6, LocalMac)> {
         let local = LocalV6 { outer_vlan, inner_vlan, address: address.octets() };
         (local, LocalMac { mac, padding: [0; 2] })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::steering::{
+        PrefixAction, Steering, SteeringAddress, SteeringConfig, Variant, Verdict,
+    };
+    use crate::sys::bpf::{TestRunInput, test_run_xdp};
+    use crate::sys::refuse::refuse;
+    use std::mem::offset_of;
+    use std::thread;
+
+    const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    /// `None`, having said so, where loading is not allowed.
+    fn load() -> Option<Steering> {
+        let config = SteeringConfig { port: 123, queues: 1, interface_index: 0, variant: Variant::Plain };
+        match Steering::load(&config) {
+            Ok(steering) => Some(steering),
+            Err(SteeringError::CreateMaps { error, .. }) if error.raw_os_error() == Some(libc::EPERM) => {
+                eprintln!("SKIP: cannot load BPF programs: {error}");
+                None
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn set(steering: &mut Steering, addresses: &[&str]) {
+        let local = |address: &&str| SteeringAddress {
+            tags: [0, 0],
+            address: address.parse().unwrap(),
+            mac: OUR_MAC,
+        };
+        steering.replace_locals(&addresses.iter().map(local).collect::<Vec<_>>()).unwrap();
+    }
+
+    /// The global, as the program sees it: what is on for IPv4 and IPv6, and what is dropped.
+    fn global(steering: &Steering) -> ([u32; 2], [u32; 2]) {
+        let bytes = steering.maps.shortcuts.map.get(&0, 0).unwrap();
+        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+        let v4_on = offset_of!(Shortcuts, first_v4) + offset_of!(ShortcutV4, on);
+        let v6_on = offset_of!(Shortcuts, first_v6) + offset_of!(ShortcutV6, on);
+        let denied = [offset_of!(Shortcuts, any_denied_v4), offset_of!(Shortcuts, any_denied_v6)];
+        ([v4_on, v6_on].map(word), denied.map(word))
+    }
+
+    /// Is a request to this IPv4 address taken as one of ours?
+    fn takes(steering: &Steering, address: &str) -> bool {
+        let ours = |steering: &Steering| {
+            let verdicts = steering.verdicts().unwrap();
+            verdicts.into_iter().find(|verdict| verdict.0 == Verdict::PassedNoSocket).unwrap().1
+        };
+        let IpAddr::V4(address) = address.parse().unwrap() else { panic!("{address} is not IPv4") };
+        let ip = [0x45, 0, 0, 76, 0, 0, 0, 0, 64, 17, 0, 0, 10, 99, 66, 7];
+        let udp = [0x30, 0x39, 0, 123, 0, 56, 0, 0];
+        let mut ntp = [0; 48];
+        ntp[0] = 0x23;
+        let ethernet = [&OUR_MAC[..], &[2, 0, 0, 0, 0, 9], &[8, 0]].concat();
+        let frame = [&ethernet[..], &ip, &address.octets(), &udp, &ntp].concat();
+        let before = ours(steering);
+        let input = TestRunInput { metadata: &[], frame: &frame, queue: None, repeat: 1 };
+        test_run_xdp(steering.program(), &input).unwrap();
+        ours(steering) > before
+    }
+
+    const FIRST: [&str; 2] = ["10.99.0.1", "fd99::1"];
+    const OTHER: [&str; 2] = ["10.99.0.2", "fd99::2"];
+
+    #[test]
+    fn where_the_kernel_does_not_wait_no_address_has_a_shortcut_however_often_they_are_set() {
+        thread::spawn(|| {
+            let Some(mut steering) = load() else { return };
+            refuse(libc::SYS_membarrier, libc::EINVAL);
+            for wanted in [FIRST, FIRST, OTHER, OTHER, FIRST] {
+                set(&mut steering, &wanted);
+                assert_eq!(global(&steering), ([0, 0], [0, 0]), "{wanted:?}");
+                let taken = [FIRST, OTHER].map(|[v4, _]| takes(&steering, v4));
+                assert_eq!(taken, [wanted == FIRST, wanted == OTHER], "{wanted:?}");
+            }
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_shortcut_goes_for_good_once_the_kernel_does_not_wait_any_more() {
+        thread::spawn(|| {
+            let Some(mut steering) = load() else { return };
+            set(&mut steering, &FIRST);
+            assert_eq!(global(&steering), ([1, 1], [0, 0]));
+            refuse(libc::SYS_membarrier, libc::ENOSYS);
+            set(&mut steering, &FIRST);
+            assert_eq!(global(&steering), ([1, 1], [0, 0]), "nothing changed");
+            for wanted in [OTHER, OTHER, FIRST] {
+                set(&mut steering, &wanted);
+                assert_eq!(global(&steering), ([0, 0], [0, 0]), "{wanted:?}");
+                assert!(takes(&steering, wanted[0]) && !takes(&steering, "10.99.0.3"), "{wanted:?}");
+            }
+            // A flag of one byte needs no waiting.
+            steering.replace_denied(&[("10.99.66.0/24".parse().unwrap(), PrefixAction::Drop)]).unwrap();
+            assert_eq!(global(&steering), ([0, 0], [1, 0]));
+            assert!(!takes(&steering, FIRST[0]));
+        })
+        .join()
+        .unwrap();
+    }
 }

@@ -7,6 +7,7 @@
 
 use crate::load::engine::EngineError;
 use crate::load::record::empty_histogram;
+use crate::sys::memory::SharedWords;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -30,7 +31,9 @@ pub(super) struct Program {
     latencies: PerCpuArray<MapData, [u64; BUCKETS_PER_VALUE]>,
     counts: PerCpuArray<MapData, [u64; COUNTERS]>,
     kisses: HashMap<MapData, [u8; 4], u64>,
-    outstanding: Array<MapData, u64>,
+    outstanding: MapData,
+    /// Entries of it.
+    slots: usize,
 }
 
 impl Program {
@@ -44,6 +47,9 @@ impl Program {
             .map_max_entries(object::MAP_OUTSTANDING, 1 << settings.slot_bits)
             .load(object::OBJECT)
             .map_err(|error| in_words("make the maps of the load generator's program", &error))?;
+        let Map::Array(outstanding) = take_map(&mut ebpf, object::MAP_OUTSTANDING)? else {
+            return Err(EngineError("the built-in object's table of open requests is no array".into()));
+        };
         Ok(Self {
             load: load(&mut ebpf, object::PROGRAM)?,
             #[cfg(test)]
@@ -54,7 +60,8 @@ impl Program {
             latencies: take(&mut ebpf, object::MAP_LATENCIES)?,
             counts: take(&mut ebpf, object::MAP_COUNTS)?,
             kisses: take(&mut ebpf, object::MAP_KISSES)?,
-            outstanding: take(&mut ebpf, object::MAP_OUTSTANDING)?,
+            outstanding,
+            slots: 1 << settings.slot_bits,
         })
     }
 
@@ -106,12 +113,15 @@ impl Program {
     }
 
     /// How many of the newest `newest` requests were due at `from` (nanoseconds after the start) or later and have no
-    /// reply. One look takes half a microsecond; it ends at the first open request that is older.
+    /// reply. It looks no further than to the first open request that is older. The table is read where it lies: a system
+    /// call for each of its up to 16 million entries would take ten seconds.
     pub(super) fn open_since(&self, from: u64, newest: u64) -> Result<u64, EngineError> {
-        let (sent, slots) = (self.progress()?.sent, u64::from(self.outstanding.len()));
+        let table = SharedWords::of_fd(self.outstanding.fd().as_fd(), self.slots)
+            .map_err(|error| in_words("map the table of open requests", &error))?;
+        let (sent, slots) = (self.progress()?.sent, self.slots as u64);
         let mut open = 0;
         for sequence in (sent.saturating_sub(newest.min(slots))..sent).rev() {
-            let entry = self.outstanding.get(&((sequence % slots) as u32), 0).map_err(unreadable)?;
+            let Some(entry) = table.get((sequence % slots) as usize) else { break };
             match (entry & ((1 << INTENDED_BITS) - 1)).checked_sub(1) {
                 None => {}
                 Some(intended) if intended < from => break,
@@ -158,9 +168,12 @@ pub(super) const fn lowest_of_bucket(bucket: u64) -> u64 {
 
 /// The map of that name, out of the loaded object and as its Rust type.
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, EngineError> {
-    let map =
-        ebpf.take_map(name).ok_or_else(|| EngineError(format!("the built-in object has no map {name}")))?;
-    T::try_from(map).map_err(|error| EngineError(format!("the built-in object's map {name}: {error}")))
+    T::try_from(take_map(ebpf, name)?)
+        .map_err(|error| EngineError(format!("the built-in object's map {name}: {error}")))
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, EngineError> {
+    ebpf.take_map(name).ok_or_else(|| EngineError(format!("the built-in object has no map {name}")))
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd, EngineError> {

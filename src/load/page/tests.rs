@@ -174,6 +174,9 @@ fn marks_steps_that_the_generator_limited() {
         Some("\u{26a0} the generator was the limit: offered 98\u{a0}% of what was intended")
     );
     assert!(limits[2].as_deref().unwrap().contains(": sent late, which is "));
+    run.steps[2].send_delay.p99 = run.steps[2].round_trip.p99 * 2;
+    let longer = generator_limit(&run.steps[2]).unwrap();
+    assert!(longer.contains(": sent late, longer than the p99 round trip, so not all"), "{longer}");
     assert_eq!(render(&[run]).matches("class=\"limit\"").count(), 2);
 }
 

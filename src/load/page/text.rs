@@ -5,6 +5,8 @@
 //! The one idea a newcomer lacks: a report is read back from a file anyone may have written, so every text is cut and
 //! escaped, and a number that is none (NaN, infinite, negative) becomes a dash.
 
+use crate::load::digits::grouped;
+
 /// What stands where there is no number.
 pub const NOTHING: &str = "\u{2013}";
 
@@ -99,16 +101,7 @@ pub fn count(value: f64) -> String {
     if !value.is_finite() || value < 0.0 {
         return NOTHING.into();
     }
-    // An empty sum of floats is -0.
-    let digits = format!("{:.0}", value.abs());
-    let mut grouped = String::with_capacity(digits.len() * 4 / 3 + 1);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    grouped(value.round() as u64, ',')
 }
 
 #[cfg(test)]
