@@ -8,6 +8,7 @@
 //! the shell has looked at the sockets.
 
 mod exchange;
+mod lookup;
 mod peers;
 mod search;
 mod sources;
