@@ -13,6 +13,8 @@ mod peers;
 mod search;
 mod sources;
 mod system;
+#[doc(hidden)]
+pub mod testing;
 mod unasked;
 
 pub use peers::{PASSIVE_MAX, PassivePeers};

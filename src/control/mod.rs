@@ -55,7 +55,9 @@ pub mod state;
 pub mod symmetric;
 
 pub use action::{Action, Frequency, Transmission, TransmitField};
-pub use controller::{Controller, ControllerOptions, PassivePeers};
+#[doc(hidden)]
+pub use controller::testing;
+pub use controller::{Controller, ControllerOptions, Counters, PassivePeers};
 pub use event::{
     Access, Arrival, AssociationId, Authentication, Delivery, Event, ExchangeSocket, InstanceId,
     InterfaceIndex, KeyId, Moment, SendHandle, SendNumber, SendStamp, SocketName, StampKind,
