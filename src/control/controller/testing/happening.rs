@@ -169,7 +169,7 @@ fn answer(choices: &mut Choices<'_>) -> Answer {
         back: choices.below(16),
         lie: choices.offset(),
         delay: NtpDuration::from_nanoseconds(i64::from(choices.word() % 200_000_000)),
-        sender: if sender == 0 { Sender::OffPath } else { Sender::OnPath },
+        sender: [Sender::OffPath, Sender::Keyless, Sender::OnPath, Sender::OnPath][usize::from(sender)],
         spoils: (0..count).map(|_| Spoil::choose(choices)).collect(),
     }
 }

@@ -16,6 +16,8 @@ use zerocopy::IntoBytes;
 pub enum Sender {
     /// Somebody who saw the request, and has the key.
     OnPath,
+    /// Somebody who saw the request, but has no key.
+    Keyless,
     /// Somebody who saw nothing, and has no key.
     OffPath,
 }
@@ -198,13 +200,16 @@ impl Shell {
         for spoil in &answer.spoils {
             arrival = self.spoiled(arrival, *spoil);
         }
+        if answer.sender != Sender::OnPath && matches!(arrival.authentication, Authentication::Valid(_)) {
+            arrival.authentication = Authentication::None;
+        }
         if answer.sender == Sender::OffPath {
             arrival = self.guessed(arrival, &request);
         }
         self.tell(Event::Packet(arrival));
     }
 
-    /// What becomes of a packet if its sender has neither seen the request nor the key.
+    /// What becomes of a packet if its sender has not seen the request.
     fn guessed(&self, mut arrival: Arrival, request: &Request) -> Arrival {
         let is_seen = self
             .requests
@@ -215,9 +220,6 @@ impl Shell {
         if is_seen {
             let guess = request.header.transmit_timestamp() + NtpDuration::from_bits(0x1234_5678);
             arrival.header.set_origin_timestamp(guess);
-        }
-        if matches!(arrival.authentication, Authentication::Valid(_)) {
-            arrival.authentication = Authentication::None;
         }
         arrival
     }
