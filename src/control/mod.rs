@@ -52,9 +52,10 @@ pub mod sample;
 pub mod select;
 pub mod source;
 pub mod state;
+pub mod strangers;
 pub mod symmetric;
 
-pub use action::{Action, Frequency, Transmission, TransmitField};
+pub use action::{Action, Frequency, Trailer, Transmission, TransmitField};
 #[doc(hidden)]
 pub use controller::testing;
 pub use controller::{Controller, ControllerOptions, Counters, PassivePeers};

@@ -271,7 +271,7 @@ fn the_passive_end_speaks_the_version_it_was_asked_in() {
     assert_eq!(answer.origin_timestamp(), at(0));
     assert_eq!(answer.receive_timestamp(), at(10));
     let ours = Ours { snapshot: snapshot(), clock: at(20), slewed: NtpDuration::ZERO, poll: Log2Seconds(6) };
-    let once = passive_answer(&arrival, &ours);
+    let once = answer_in(Mode::SymmetricPassive, &arrival, &ours);
     assert_eq!((once.version_number(), once.mode()), (3, Mode::SymmetricPassive));
     assert_eq!((once.origin_timestamp(), once.receive_timestamp()), (at(0), at(10)));
     assert_eq!(once.stratum, 3);

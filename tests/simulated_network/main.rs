@@ -24,3 +24,4 @@ mod one_server;
 mod pools;
 mod replay;
 mod symmetric;
+mod wrong_keys;

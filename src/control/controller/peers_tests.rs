@@ -1,7 +1,8 @@
 //! Who may become a peer, and for how long. Whole peerings are in `tests/simulated_network`.
 
+use super::super::super::packet_checks::Failure;
 use super::super::super::source::{SourceKind, Volley};
-use super::super::super::{Access, Delivery, InstanceId, SocketName};
+use super::super::super::{Access, Delivery, InstanceId, SocketName, Trailer};
 use super::*;
 
 const PEER: u8 = 9;
@@ -81,11 +82,78 @@ fn a_passive_association_must_be_allowed() {
         shell.tell(Event::Packet(hello));
         assert_eq!(peers(&shell), usize::from(is_admitted), "{policy:?} {authentication:?}");
         assert_eq!(shell.controller.counters().peers_refused, 6 - u64::from(is_admitted));
-        assert!(shell.sends.is_empty(), "nothing is sent to whom is refused");
+        let is_told = policy != PassivePeers::Refused && authentication == Invalid;
+        assert_eq!(
+            shell.sends.len(),
+            usize::from(is_told),
+            "nothing but a crypto-NAK is sent to whom is refused"
+        );
         if let Some(association) = shell.controller.associations().next() {
             let expected = if authentication == Plain { None } else { Some(key()) };
             assert_eq!(association.key, expected, "the key of the packet is that of the association");
         }
+    }
+}
+
+/// RFC 5905 section 9.2 and A.5.1, NEWPS: a MAC that is wrong is answered by a crypto-NAK in mode 1, that of an unknown key,
+/// too. Nothing else is: no crypto-NAK, no missing MAC, no other mode, nothing that was sent to a group (checklist 30, 78).
+#[test]
+fn a_wrong_mac_in_mode_1_is_answered_by_a_crypto_nak_and_nothing_else_is() {
+    use Authentication::{CryptoNak, Invalid, None as Plain};
+    let modes = (0..8).map(Mode::from_low_bits);
+    let ways = [Delivery::Unicast, Delivery::Broadcast, Delivery::Multicast];
+    for mode in modes {
+        for (authentication, delivery) in
+            [Plain, Invalid, CryptoNak].into_iter().flat_map(|it| ways.map(|way| (it, way)))
+        {
+            let mut shell = with(PassivePeers::Authenticated);
+            let mut arrival = Arrival { authentication, delivery, ..hello(&shell, PEER) };
+            arrival.header = Header::new(Leap::None, Version::new(3).unwrap(), mode);
+            arrival.header.set_transmit_timestamp(shell.now.clock);
+            shell.tell(Event::Packet(arrival));
+            let is_answered =
+                (mode, authentication, delivery) == (Mode::SymmetricActive, Invalid, Delivery::Unicast);
+            assert_eq!(
+                shell.sends.len(),
+                usize::from(is_answered),
+                "{mode:?} {authentication:?} {delivery:?}"
+            );
+            let Some(answer) = shell.sends.pop_back().map(|sent| sent.transmission) else { continue };
+            assert_eq!((answer.trailer, answer.to), (Trailer::CryptoNak, arrival.remote));
+            assert_eq!((answer.header.mode(), answer.header.version_number()), (Mode::SymmetricActive, 3));
+            assert_eq!(answer.header.origin_timestamp(), arrival.header.transmit_timestamp());
+            assert_eq!(answer.header.receive_timestamp(), arrival.receive_timestamp);
+            assert_eq!(peers(&shell), 0);
+        }
+    }
+}
+
+/// A known peer is not told (A.5.1, PROC: "bad auth" is dropped): a forged packet would make us speak in its name.
+#[test]
+fn a_wrong_mac_for_a_peering_is_dropped() {
+    let mut shell = guest();
+    let forged = Arrival { authentication: Authentication::Invalid, ..reply(&shell, Mode::SymmetricActive) };
+    shell.tell(Event::Packet(forged));
+    assert_eq!((peers(&shell), shell.sends.len()), (1, 0));
+    assert_eq!(shell.controller.counters().failures.of(Failure::Authentication), 1);
+}
+
+/// Crypto-NAKs, and answers to worse peers, are bounded for each address and in all.
+#[test]
+fn strangers_are_answered_so_often_and_no_more() {
+    for authentication in [Authentication::Invalid, Authentication::Valid(key())] {
+        let mut shell = with(PassivePeers::Authenticated);
+        // Whoever asks has no room as a peer: it is a source already.
+        shell.tell(Event::AddSource {
+            source: SourceId(1),
+            configuration: SourceConfiguration::server(address(PEER)),
+        });
+        for _ in 0..1000 {
+            shell.tell(Event::Packet(Arrival { authentication, ..hello(&shell, PEER) }));
+            shell.pass(NtpDuration::from_nanoseconds(10_000_000));
+        }
+        assert_eq!(shell.sent, 4 + 9, "{authentication:?}: 4 at once, and one each second of ten");
+        assert_eq!(shell.controller.counters().over_budget, 1000 - 13);
     }
 }
 
@@ -143,7 +211,7 @@ fn a_peer_of_a_worse_stratum_is_answered_without_an_association() {
             assert_eq!((answer.header.mode(), answer.header.stratum), (Mode::SymmetricPassive, 2));
             assert_eq!(answer.header.origin_timestamp(), arrival.header.transmit_timestamp());
             assert_eq!(answer.header.receive_timestamp(), arrival.receive_timestamp);
-            assert_eq!((answer.key, answer.local), (Some(key()), Some(arrival.local)));
+            assert_eq!((answer.trailer, answer.local), (Trailer::Mac(key()), Some(arrival.local)));
             let stamp = SendStamp { written: shell.now.clock, departed: shell.now.clock };
             shell.tell(Event::Sent { handle: answer.handle, stamp });
         }

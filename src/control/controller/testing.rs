@@ -17,8 +17,9 @@ use super::{
     ASSOCIATIONS_MAX, Action, Association, AssociationId, BTreeMap, BTreeSet, Controller, ControllerOptions,
     Due, Event, InstanceId, Moment, PASSIVE_MAX, SOURCES_MAX, SocketAddr,
 };
-use crate::control::action::{Frequency, Transmission, TransmitField};
-use crate::control::event::{ExchangeSocket, SendStamp, SocketName};
+use crate::control::action::{Frequency, Trailer, Transmission, TransmitField};
+use crate::control::event::{Arrival, Authentication, Delivery, ExchangeSocket, SendStamp, SocketName};
+use crate::control::strangers::SENDERS_MAX;
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Timestamp};
 use crate::wire::{Header, Mode};
 use std::collections::VecDeque;
@@ -76,6 +77,8 @@ pub struct Shell {
     pub steps: u64,
     /// How fast it was told to run.
     pub frequency: Frequency,
+    /// The packet that came last, if it was the last event.
+    heard: Option<Arrival>,
     /// The packets that left, of whatever kind.
     pub sent: u64,
 }
@@ -97,6 +100,7 @@ impl Shell {
             open: BTreeSet::new(),
             steps: 0,
             frequency: Frequency::default(),
+            heard: None,
             sent: 0,
         }
     }
@@ -113,6 +117,10 @@ impl Shell {
     /// A promise is broken.
     pub fn tell(&mut self, event: Event) {
         let before = self.dispersions();
+        self.heard = match &event {
+            Event::Packet(arrival) => Some(*arrival),
+            _ => None,
+        };
         let actions: Vec<Action> = self.controller.handle(self.now, event).collect();
         let transmits = actions.iter().filter(|action| matches!(action, Action::Transmit(_))).count();
         assert!(transmits <= 1, "{transmits} transmissions for one event");
@@ -155,6 +163,9 @@ impl Shell {
         }
         let Transmission { from, to, header, .. } = transmission;
         let time = self.now.monotonic;
+        if transmission.trailer == Trailer::CryptoNak {
+            self.check_crypto_nak(&transmission);
+        }
         match (from, header.mode()) {
             (SocketName::Exchange(socket), mode) => {
                 assert!(self.open.contains(&socket) && mode == Mode::Client);
@@ -166,6 +177,14 @@ impl Shell {
             (SocketName::Service(_), _) => self.check_unasked(&transmission),
         }
         remember(&mut self.sends, Unreported { transmission, time });
+    }
+
+    /// RFC 5905 A.5.1, NEWPS: in mode 1, to a wrong MAC in mode 1.
+    fn check_crypto_nak(&self, transmission: &Transmission) {
+        let asked = self.heard.expect("a crypto-NAK answers a packet");
+        assert!(asked.authentication == Authentication::Invalid && asked.delivery == Delivery::Unicast);
+        let modes = [asked.header.mode(), transmission.header.mode()];
+        assert_eq!((modes, asked.remote), ([Mode::SymmetricActive; 2], transmission.to));
     }
 
     /// What else may leave from port 123: questions to a group, and, while we know the time, broadcasts and answers.
@@ -195,6 +214,7 @@ impl Shell {
         assert!(controller.listeners.len() <= controller.sources.len());
         assert!(controller.agenda.len() <= associations + controller.sources.len() + 1);
         assert!(self.open.len() <= associations);
+        assert!(controller.strangers.remembered() <= SENDERS_MAX);
         let members: usize = controller.sources.values().map(|entry| entry.members().len()).sum();
         let guests = controller.associations().filter(|association| association.role.is_passive()).count();
         assert!(guests <= PASSIVE_MAX);
