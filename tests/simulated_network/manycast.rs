@@ -3,9 +3,9 @@
 use crate::broadcast::add_daemon;
 use crate::clock::ClockSetup;
 use crate::daemon::key;
+use crate::faults::{Fault, Placement};
 use crate::network::{Datagram, Way};
 use crate::scenario::{CLIENT, Scenario, server_address};
-use crate::server::{Fault, Placement};
 use crate::world::World;
 use std::net::IpAddr;
 use timeball::control::packet_checks::Failure;
