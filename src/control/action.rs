@@ -22,6 +22,25 @@ pub enum TransmitField {
     Clock,
 }
 
+/// What stands behind the header of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trailer {
+    /// Nothing.
+    None,
+    /// The MAC by this key, written after the transmit timestamp.
+    Mac(KeyId),
+    /// A crypto-NAK, four octets of zeros: "your MAC is wrong, or I do not know your key" (RFC 5905 section 9.2). It proves
+    /// nothing.
+    CryptoNak,
+}
+
+impl From<Option<KeyId>> for Trailer {
+    /// What an association with this key, or none, puts there.
+    fn from(key: Option<KeyId>) -> Self {
+        key.map_or(Self::None, Self::Mac)
+    }
+}
+
 /// A packet to send.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Transmission {
@@ -41,8 +60,8 @@ pub struct Transmission {
     pub header: Header,
     /// Who writes its transmit timestamp.
     pub transmit_field: TransmitField,
-    /// With which key's MAC behind it, written after the transmit timestamp.
-    pub key: Option<KeyId>,
+    /// What stands behind it.
+    pub trailer: Trailer,
 }
 
 /// How fast the clock shall run.

@@ -8,10 +8,13 @@
 //! the shell has looked at the sockets.
 
 mod exchange;
+mod lookup;
 mod peers;
 mod search;
 mod sources;
 mod system;
+#[doc(hidden)]
+pub mod testing;
 mod unasked;
 
 pub use peers::{PASSIVE_MAX, PassivePeers};
@@ -27,6 +30,7 @@ use super::event::{AssociationId, Event, InstanceId, Moment, SendHandle};
 use super::news::News;
 use super::packet_checks::FailureCounts;
 use super::source::SourceId;
+use super::strangers::Budget;
 use crate::time::{Log2Seconds, Monotonic, NtpDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -35,6 +39,9 @@ use std::net::SocketAddr;
 pub const SOURCES_MAX: usize = 1024;
 /// The most associations: every source once, and as many again for pools and what comes unasked.
 pub const ASSOCIATIONS_MAX: usize = 2 * SOURCES_MAX;
+
+/// Stands for the association where there is none; ids begin at 1.
+const NOBODY: AssociationId = AssociationId(0);
 
 /// What the configuration says of the whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,6 +82,8 @@ pub struct Counters {
     pub discarded: u64,
     /// Mode 1 packets of whoever may not become a passive peer of ours.
     pub peers_refused: u64,
+    /// Of strangers who would have been answered, had there not been too many already.
+    pub over_budget: u64,
     /// Failed tests 1 to 7, each.
     pub failures: FailureCounts,
 }
@@ -98,6 +107,7 @@ pub struct Controller {
     wake_at: Option<Timestamp<Monotonic>>,
     system: System,
     discipline: Discipline,
+    strangers: Budget,
     counters: Counters,
     actions: Vec<Action>,
 }
@@ -120,6 +130,7 @@ impl Controller {
             wake_at: None,
             system: System::new(&options),
             discipline: Discipline::new(options.discipline),
+            strangers: Budget::default(),
             counters: Counters::default(),
             actions: Vec::new(),
         }

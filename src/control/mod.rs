@@ -52,10 +52,13 @@ pub mod sample;
 pub mod select;
 pub mod source;
 pub mod state;
+pub mod strangers;
 pub mod symmetric;
 
-pub use action::{Action, Frequency, Transmission, TransmitField};
-pub use controller::{Controller, ControllerOptions, PassivePeers};
+pub use action::{Action, Frequency, Trailer, Transmission, TransmitField};
+#[doc(hidden)]
+pub use controller::testing;
+pub use controller::{Controller, ControllerOptions, Counters, PassivePeers};
 pub use event::{
     Access, Arrival, AssociationId, Authentication, Delivery, Event, ExchangeSocket, InstanceId,
     InterfaceIndex, KeyId, Moment, SendHandle, SendNumber, SendStamp, SocketName, StampKind,

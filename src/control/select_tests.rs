@@ -1,8 +1,6 @@
-//! RFC 5905 section 11.2 as a whole, one rule at a time, and by chance.
+//! RFC 5905 section 11.2 as a whole, one rule at a time.
 
 use super::*;
-use proptest::prelude::*;
-use std::collections::BTreeMap;
 
 fn at(seconds: i64) -> Timestamp<Monotonic> {
     Timestamp::from_nanoseconds(seconds * 1_000_000_000)
@@ -162,34 +160,6 @@ fn a_silent_server_leaves_by_distance() {
     assert_eq!(names(&gone), ["too-distant"]);
 }
 
-#[test]
-fn the_operators_limits() {
-    let delay = verdict(|it| it.options.maximum_delay = Some(milliseconds(9)));
-    assert_eq!(delay, SourceState::DelayTooLong { delay: milliseconds(10), limit: milliseconds(9) });
-    let jitter = verdict(|it| it.options.maximum_jitter = Some(NtpDuration::from_nanoseconds(900_000)));
-    assert_eq!(jitter.name(), "too-variable");
-    assert_eq!(verdict(|it| it.options.maximum_distance = Some(milliseconds(19))).name(), "too-distant");
-    let allowed = verdict(|it| {
-        it.options.maximum_delay = Some(milliseconds(10));
-        it.options.maximum_jitter = Some(milliseconds(1));
-        it.options.maximum_distance = Some(milliseconds(21));
-    });
-    assert_eq!(allowed, SourceState::Selected);
-    let far = |it: &mut Candidate| estimate(it).dispersion = milliseconds(1500);
-    assert_eq!(verdict(far).name(), "too-distant");
-    let wide = verdict(|it| {
-        far(it);
-        it.options.maximum_distance = Some(NtpDuration::from_seconds(3));
-    });
-    assert_eq!(wide, SourceState::Selected);
-}
-
-#[test]
-fn the_offset_correction_is_added() {
-    let corrected = with(source(1, 3), |it| it.options.offset = milliseconds(-1));
-    assert_eq!(run(&[corrected]).system.unwrap().offset, milliseconds(2));
-}
-
 /// Checklist 52.
 #[test]
 fn falsetickers_are_found_up_to_half_and_named() {
@@ -219,18 +189,6 @@ fn no_majority_leaves_the_clock_alone() {
             selection.states.iter().all(|state| state.1 == SourceState::NoMajority { agreeing, sources })
         );
     }
-}
-
-/// Checklist 54.
-#[test]
-fn minimum_sources_are_respected() {
-    let options = Options { minimum_sources: 3, ..Options::default() };
-    let field = [source(1, 0), source(2, 1), source(3, 500), source(4, 2)];
-    assert!(select(&field, &options, at(100)).system.is_some());
-    let too_few = select(&field[..3], &options, at(100));
-    assert_eq!(names(&too_few), ["waiting-for-sources", "waiting-for-sources", "falseticker"]);
-    assert_eq!(too_few.states[0].1, SourceState::WaitingForSources { agreeing: 2, minimum: 3 });
-    assert_eq!(too_few.system, None);
 }
 
 /// Checklist 55: merit is stratum * MAXDIST + root distance.
@@ -279,63 +237,6 @@ fn the_system_peer_stays_while_it_is_about_as_good() {
     assert_eq!(peer(with(source(2, 0), |it| it.reach = 0)), 1, "gone");
 }
 
-#[test]
-fn prefer_leaves_only_the_preferred_truechimers() {
-    let prefer = |id, offset| with(source(id, offset), |it| it.options.prefer = true);
-    let selection = run(&[source(1, 0), prefer(2, 5), source(3, 1)]);
-    assert_eq!(names(&selection), ["not-preferred", "selected", "not-preferred"]);
-    assert_eq!(selection.system.unwrap().offset, milliseconds(5));
-    let both = run(&[prefer(1, 0), prefer(2, 4), source(3, 1)]);
-    assert_eq!(signs(&both), "*+-");
-    let false_one = run(&[source(1, 0), prefer(2, 500), source(3, 1)]);
-    assert_eq!(signs(&false_one), "*x+", "a preferred falseticker is still false");
-}
-
-#[test]
-fn trust_alone_votes() {
-    let trust = |id, offset| with(source(id, offset), |it| it.options.trust = true);
-    // Outvoted three to one, but the one is trusted.
-    let selection = run(&[source(1, 500), source(2, 501), source(3, 502), trust(4, 0)]);
-    assert_eq!(signs(&selection), "xxx*");
-    // Inside the trusted interval only with all of the own: -20 to 20 ms holds 1 +- 12 ms, not 1 +- 20 ms.
-    let tight = with(source(1, 1), |it| estimate(it).dispersion = NtpDuration::from_bits(1));
-    let tight = with(tight, |it| it.root_delay = NtpShort::default());
-    let selection = run(&[tight, source(2, 1), trust(3, 0)]);
-    assert_eq!(names(&selection), ["selected", "untrusted", "combined"]);
-    // Only another trusted source makes a trusted one false, and it takes a majority.
-    assert_eq!(names(&run(&[trust(1, 0), trust(2, 500), source(3, 0)])), ["no-majority"; 3]);
-    let outvoted = run(&[trust(1, 0), trust(2, 1), trust(3, 500), source(4, 500), source(5, 500)]);
-    assert_eq!(signs(&outvoted), "*+xxx");
-}
-
-#[test]
-fn an_unusable_trusted_source_leaves_the_vote_to_the_others() {
-    let gone = with(source(3, 0), |it| {
-        it.options.trust = true;
-        it.reach = 0;
-    });
-    assert_eq!(signs(&run(&[source(1, 0), source(2, 1), gone])), "*+?");
-}
-
-#[test]
-fn require_holds_the_clock_until_a_required_source_agrees() {
-    let require = |id, offset| with(source(id, offset), |it| it.options.require = true);
-    assert_eq!(signs(&run(&[source(1, 0), source(2, 1), require(3, 1)])), "*++");
-    let wrong = run(&[source(1, 0), source(2, 1), require(3, 500)]);
-    assert_eq!(names(&wrong), ["waiting-for-required", "waiting-for-required", "falseticker"]);
-    assert_eq!(wrong.system, None);
-    let gone = with(require(3, 0), |it| it.reach = 0);
-    assert_eq!(names(&run(&[source(1, 0), gone])), ["waiting-for-required", "unreachable"]);
-    assert_eq!(signs(&run(&[source(1, 0), gone, require(4, 0)])), "*?+", "one of them is enough");
-}
-
-#[test]
-fn a_watched_source_has_no_say() {
-    let watched = |id, offset| with(source(id, offset), |it| it.options.noselect = true);
-    let selection = run(&[source(1, 0), watched(2, 500), watched(3, 501)]);
-    assert_eq!(names(&selection), ["selected", "not-selectable", "not-selectable"]);
-}
-
 /// Five sources start together, the false one answers first: without the wait it would be a majority of one.
 #[test]
 fn the_first_selection_waits_for_those_one_sample_behind() {
@@ -368,117 +269,7 @@ fn a_thousand_sources_half_of_them_false_are_judged() {
     assert_eq!(count("outlier") + count("combined"), 500);
 }
 
-/// Anything a candidate can be, mostly reasonable, so that all stages are reached.
-fn candidate() -> impl Strategy<Value = Candidate> {
-    let length = |usual: std::ops::Range<i64>| prop_oneof![8 => usual.prop_map(NtpDuration::from_nanoseconds), 1 => any::<i64>().prop_map(NtpDuration::from_bits)];
-    let estimate = (
-        length(-30_000_000..30_000_000),
-        length(1..50_000_000),
-        length(1..30_000_000),
-        length(1..5_000_000),
-        prop_oneof![6 => 4_u8..9, 1 => 1_u8..4],
-        prop_oneof![6 => 90_i64..100, 1 => any::<i64>()],
-    );
-    let wishes = (
-        proptest::array::uniform4(proptest::bool::weighted(0.15)),
-        prop_oneof![6 => Just(NtpDuration::ZERO), 1 => any::<i64>().prop_map(NtpDuration::from_bits)],
-        proptest::option::weighted(0.1, any::<i64>().prop_map(NtpDuration::from_bits)),
-    );
-    let rest = (
-        prop_oneof![9 => 1_u8..4, 1 => any::<u8>()],
-        prop_oneof![9 => 0_u32..4000, 1 => any::<u32>()],
-        prop_oneof![9 => 0_u32..2000, 1 => any::<u32>()],
-        prop_oneof![9 => 1_u8..=255, 1 => Just(0_u8)],
-        prop_oneof![9 => 4_i8..11, 1 => any::<i8>()],
-    );
-    (estimate, wishes, rest).prop_map(|(estimate, wishes, rest)| Candidate {
-        id: SourceId(0),
-        estimate: Some(Estimate {
-            offset: estimate.0,
-            delay: estimate.1,
-            dispersion: estimate.2,
-            jitter: estimate.3,
-            samples: estimate.4,
-            time: Timestamp::from_nanoseconds(estimate.5.saturating_mul(1_000_000_000)),
-            as_of: Timestamp::from_nanoseconds(estimate.5.saturating_mul(1_000_000_000)),
-            is_new: true,
-        }),
-        stratum: rest.0,
-        leap: Leap::None,
-        root_delay: NtpShort::from_bits(rest.1),
-        root_dispersion: NtpShort::from_bits(rest.2),
-        reach: rest.3,
-        follows: Loop::None,
-        poll: Log2Seconds(rest.4),
-        options: SourceOptions {
-            prefer: wishes.0[0],
-            trust: wishes.0[1],
-            require: wishes.0[2] && wishes.0[0],
-            noselect: wishes.0[3],
-            offset: wishes.1,
-            maximum_distance: wishes.2,
-            maximum_delay: None,
-            maximum_jitter: None,
-        },
-    })
-}
-
-fn field() -> impl Strategy<Value = Vec<Candidate>> {
-    proptest::collection::vec(candidate(), 0..20).prop_map(|mut field| {
-        field.iter_mut().zip(0..).for_each(|(candidate, id)| candidate.id = SourceId(id));
-        field
-    })
-}
-
-proptest! {
-    #[test]
-    fn survivors_are_truechimers_and_the_combined_offset_lies_in_the_intersection(field in field(), peer in 0_u32..20) {
-        let options = Options { system_peer: Some(SourceId(peer)), ..Options::default() };
-        let selection = select(&field, &options, at(100));
-        prop_assert_eq!(selection.states.len(), field.len());
-        prop_assert_eq!(selection.system.is_some(), !selection.survivors.is_empty());
-        if let Some(system) = selection.system {
-            let interval = selection.interval.expect("no system variables without a majority");
-            prop_assert!(interval.contains(system.offset));
-            prop_assert!(system.jitter >= NtpDuration::ZERO);
-            for id in &selection.survivors {
-                let candidate = &field[id.0 as usize];
-                let offset = candidate.estimate.unwrap().offset + candidate.options.offset;
-                prop_assert!(interval.contains(offset));
-            }
-        }
-        for (id, state) in &selection.states {
-            prop_assert_eq!(state.is_used(), selection.survivors.contains(id));
-            prop_assert_eq!(
-                matches!(state, SourceState::Selected),
-                selection.system.is_some_and(|system| system.peer == *id)
-            );
-        }
-    }
-
-    /// More than half of those with a vote have their offset in the interval, and no two disjoint
-    /// majorities exist: any other answer would need one of them.
-    #[test]
-    fn the_interval_holds_a_majority_of_the_votes(field in field()) {
-        let selection = run(&field);
-        if let Some(interval) = selection.interval {
-            let survivors: Vec<Survivor> = field.iter().enumerate()
-                .filter_map(|(place, candidate)| candidate.fit(place, &Options::default(), at(100)).ok()).collect();
-            let is_trusting = survivors.iter().any(|survivor| field[survivor.place].options.trust);
-            let votes: Vec<_> =
-                survivors.iter().filter(|survivor| !is_trusting || field[survivor.place].options.trust).collect();
-            let inside = votes.iter().filter(|survivor| interval.contains(survivor.offset)).count();
-            prop_assert!(2 * inside > votes.len(), "{inside} of {}", votes.len());
-        }
-    }
-
-    #[test]
-    fn the_order_of_the_candidates_does_not_matter(
-        (field, shuffled) in field().prop_flat_map(|field| (Just(field.clone()), Just(field).prop_shuffle()))
-    ) {
-        let (one, other) = (run(&field), run(&shuffled));
-        let by_id = |selection: &Selection| selection.states.iter().copied().collect::<BTreeMap<_, _>>();
-        prop_assert_eq!(by_id(&one), by_id(&other));
-        prop_assert_eq!((one.survivors, one.interval, one.system), (other.survivors, other.interval, other.system));
-    }
-}
+#[path = "select_chance_tests.rs"]
+mod chance;
+#[path = "select_options_tests.rs"]
+mod options;

@@ -144,10 +144,10 @@ fn message(mode: Mode, version: Version, ours: &Ours) -> Header {
     header
 }
 
-/// The mode 2 packet that answers a mode 1 packet without an association.
+/// The packet of this mode that answers a mode 1 packet without an association.
 #[must_use]
-pub fn passive_answer(arrival: &Arrival, ours: &Ours) -> Header {
-    let mut header = message(Mode::SymmetricPassive, version_of(&arrival.header), ours);
+pub fn answer_in(mode: Mode, arrival: &Arrival, ours: &Ours) -> Header {
+    let mut header = message(mode, version_of(&arrival.header), ours);
     header.set_origin_timestamp(arrival.header.transmit_timestamp());
     header.set_receive_timestamp(arrival.receive_timestamp);
     header

@@ -2,10 +2,11 @@
 
 use crate::clock::{Clock, ClockSetup};
 use crate::daemon::{Daemon, key};
+use crate::faults::{Fault, Placement};
 use crate::network::{Datagram, Way};
 use crate::random::Random;
 use crate::scenario::{CLIENT, EPOCH, Scenario, server_address};
-use crate::server::{Fault, KEY, Placement};
+use crate::server::KEY;
 use crate::world::{Host, Node, World};
 use std::net::{IpAddr, SocketAddr};
 use timeball::control::discipline::{DisciplineOptions, Steering};

@@ -13,13 +13,13 @@ use timeball::control::state::SourceState;
 use timeball::control::{
     Access, Action, Arrival, Controller, ControllerOptions, Delivery, Event, ExchangeSocket, Frequency,
     InstanceId, InterfaceIndex, Moment, News, SendHandle, SendNumber, SendStamp, SocketName, StampKind,
-    Transmission, TransmitField,
+    Trailer, Transmission, TransmitField,
 };
 use timeball::serve::testing::Setup;
 use timeball::serve::{Arrival as Request, Responder};
 use timeball::snapshot::SystemSnapshot;
 use timeball::time::{Log2Seconds, Monotonic, NtpDuration, Timestamp};
-use timeball::wire::{Mode, Packet};
+use timeball::wire::{HEADER_LENGTH, Mode, Packet};
 use zerocopy::IntoBytes;
 
 /// What a daemon wants of the world.
@@ -56,6 +56,8 @@ pub struct Daemon {
     /// The most transmissions and the most actions that one event had for its consequence.
     pub transmits_max: usize,
     pub actions_max: usize,
+    /// The number of the key that its packets claim to be signed with, although they are signed with another.
+    pub claims_key: Option<u32>,
     ports: BTreeMap<u16, ExchangeSocket>,
     ports_used: Vec<u16>,
     wake_at: Option<Timestamp<Monotonic>>,
@@ -81,6 +83,7 @@ impl Daemon {
             requests_sent: 0,
             transmits_max: 0,
             actions_max: 0,
+            claims_key: None,
             ports: BTreeMap::new(),
             ports_used: Vec::new(),
             wake_at: None,
@@ -182,7 +185,8 @@ impl Daemon {
     }
 
     fn transmit(&mut self, now: i64, transmission: Transmission) -> (Datagram, Event) {
-        let Transmission { handle, from, to, mut header, transmit_field, key, hop_limit, .. } = transmission;
+        let Transmission { handle, from, to, mut header, transmit_field, trailer, hop_limit, .. } =
+            transmission;
         let departed = self.clock.read(now).to_ntp();
         if transmit_field == TransmitField::Clock {
             header.set_transmit_timestamp(departed);
@@ -195,13 +199,23 @@ impl Daemon {
         };
         self.requests_sent += 1;
         let mut payload = header.as_bytes().to_vec();
-        if let Some(key) = key {
-            payload = sign(payload, key.number());
+        match trailer {
+            Trailer::None => {}
+            Trailer::Mac(key) => payload = self.signed(payload, key.number()),
+            Trailer::CryptoNak => payload.extend([0; 4]),
         }
         let stamp = SendStamp { written: header.transmit_timestamp(), departed };
         let hop_limit = hop_limit.unwrap_or(HOP_LIMIT);
         let datagram = Datagram { from: SocketAddr::new(self.address, port), to, payload, hop_limit };
         (datagram, Event::Sent { handle, stamp })
+    }
+
+    fn signed(&self, payload: Vec<u8>, key: u32) -> Vec<u8> {
+        let mut signed = sign(payload, key);
+        if let Some(other) = self.claims_key {
+            signed[HEADER_LENGTH..HEADER_LENGTH + 4].copy_from_slice(&other.to_be_bytes());
+        }
+        signed
     }
 
     /// A datagram came: a request is answered, everything else is the controller's.

@@ -59,7 +59,7 @@ fn two_that_use_each_other_make_no_loop() {
     assert_eq!(world.daemon(other).snapshot.stratum, 3);
     assert!(world.worst(other, 600) < 1e-3);
 
-    world.server(1).fault = Some((crate::server::Fault::Silence, crate::server::Placement::Instead));
+    world.server(1).fault = Some((crate::faults::Fault::Silence, crate::faults::Placement::Instead));
     world.run(7200.0);
     assert_eq!(world.daemon(CLIENT).snapshot.stratum, 0, "it follows its own follower");
     assert_eq!(world.daemon(other).snapshot.stratum, 0);

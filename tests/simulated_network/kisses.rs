@@ -1,7 +1,7 @@
 //! Kiss-o'-Death packets (RFC 5905 section 7.4, RFC 8633 section 5.4).
 
+use crate::faults::{Fault, Placement};
 use crate::scenario::{CLIENT, Scenario, server_address};
-use crate::server::{Fault, Placement};
 use timeball::control::source::Burst;
 use timeball::control::state::SourceState;
 use timeball::control::{Farewell, Kiss, News};

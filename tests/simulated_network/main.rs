@@ -7,6 +7,7 @@
 
 mod clock;
 mod daemon;
+mod faults;
 mod network;
 #[path = "../common/random.rs"]
 mod random;
@@ -17,6 +18,7 @@ mod world;
 mod broadcast;
 mod falsetickers;
 mod faulty;
+mod faulty_peer;
 mod following;
 mod kisses;
 mod manycast;
@@ -24,3 +26,4 @@ mod one_server;
 mod pools;
 mod replay;
 mod symmetric;
+mod wrong_keys;

@@ -3,16 +3,18 @@
 use crate::broadcast::add_daemon;
 use crate::clock::ClockSetup;
 use crate::daemon::key;
-use crate::network::Way;
+use crate::faults::{Fault, Placement};
+use crate::network::{Datagram, Way};
 use crate::scenario::{CLIENT, Scenario, server_address};
-use crate::server::{Fault, Placement};
 use crate::world::World;
 use std::net::IpAddr;
 use timeball::control::packet_checks::Failure;
 use timeball::control::source::{ManycastOptions, NTP_GROUP, SourceConfiguration, SourceKind, Unsigned};
 use timeball::control::state::SourceState;
 use timeball::control::{Farewell, InterfaceIndex, News};
-use timeball::time::Log2Seconds;
+use timeball::time::{Log2Seconds, NtpTimestamp};
+use timeball::wire::{Header, Leap, Mode, Version};
+use zerocopy::IntoBytes;
 
 /// A question each 16 s, three servers are enough, and the timeout is 256 s.
 const OPTIONS: ManycastOptions = ManycastOptions {
@@ -177,6 +179,47 @@ fn who_does_not_echo_or_sign_is_not_found() {
     let daemon = world.daemon(CLIENT);
     assert!(daemon.controller.associations().all(|association| association.key == Some(key())));
     assert_eq!(daemon.snapshot.stratum, 2);
+}
+
+/// A flood of questions in a victim's name, and one in everybody's: the group must not be an amplifier. Nor is it closed to
+/// whoever asks honestly a second later.
+#[test]
+fn a_flood_of_questions_is_answered_by_a_trickle() {
+    let scenario = scenario(1);
+    let mut world = scenario.world();
+    world.groups.insert(NTP_GROUP, vec![CLIENT]);
+    let configuration = SourceConfiguration {
+        kind: SourceKind::ManycastServer(Unsigned::Allowed),
+        ..SourceConfiguration::server(NTP_GROUP)
+    };
+    let wishes = world.daemon(CLIENT).add(0, 9, configuration);
+    world.grant(CLIENT, wishes);
+    world.run(1800.0);
+    let question = |from: IpAddr| {
+        let mut header = Header::new(Leap::None, Version::V4, Mode::Client);
+        header.set_transmit_timestamp(NtpTimestamp::from_bits(77));
+        let payload = header.as_bytes().to_vec();
+        Datagram { from: (from, 123).into(), to: (NTP_GROUP, 123).into(), payload, hop_limit: 9 }
+    };
+    for (many, limit) in [(false, 4 + 9), (true, 64 + 639)] {
+        world.run(60.0);
+        world.tap = Some(Vec::new());
+        for number in 0..10_000_u32 {
+            let [_, _, high, low] = if many { number.to_be_bytes() } else { [0; 4] };
+            world.inject(question([10, 98, high, low].into()));
+            world.run(0.001);
+        }
+        let sent = world.tap.take().unwrap();
+        let answers = sent.iter().filter(|(_, it)| it.to.ip().to_string().starts_with("10.98."));
+        let lengths: Vec<usize> = answers.map(|(_, it)| it.payload.len()).collect();
+        assert!((limit - 1..=limit + 1).contains(&lengths.len()), "{} answers", lengths.len());
+        assert!(lengths.iter().all(|length| *length == 48), "as long as the question");
+    }
+    world.run(1.0);
+    world.tap = Some(Vec::new());
+    world.inject(question([10, 97, 0, 1].into()));
+    world.run(1.0);
+    assert!(world.tap.take().unwrap().iter().any(|(_, it)| it.to.ip() == IpAddr::from([10, 97, 0, 1])));
 }
 
 /// RFC 5905 A.5.1, FXMIT: a server of ours in the group answers only while it is synchronised, from its own address, and

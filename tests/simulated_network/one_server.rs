@@ -1,9 +1,9 @@
 //! One client and one server, on wires good and bad.
 
 use crate::clock::ClockSetup;
+use crate::faults::{Fault, Placement};
 use crate::network::Way;
 use crate::scenario::{CLIENT, CLIENT_ADDRESS, EPOCH, Scenario, server_address};
-use crate::server::{Fault, Placement};
 use std::collections::BTreeSet;
 use timeball::control::ControllerOptions;
 use timeball::control::discipline::{DisciplineOptions, FirstStep, Steering};

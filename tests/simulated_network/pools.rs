@@ -1,7 +1,7 @@
 //! Names, and the servers they lead to.
 
+use crate::faults::{Fault, Placement};
 use crate::scenario::{CLIENT, Scenario, server_address};
-use crate::server::{Fault, Placement};
 use crate::world::World;
 use std::net::IpAddr;
 use std::sync::Arc;

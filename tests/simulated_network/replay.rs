@@ -1,9 +1,9 @@
 //! A record of events replays exactly.
 
 use crate::daemon::replay;
+use crate::faults::{Fault, Placement};
 use crate::network::Way;
 use crate::scenario::{CLIENT, Scenario};
-use crate::server::{Fault, Placement};
 use timeball::control::source::Burst;
 
 fn eventful(seed: u64) -> (Scenario, crate::world::World) {

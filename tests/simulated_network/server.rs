@@ -1,13 +1,14 @@
 //! Servers that need no controller: right, wrong, or faulty in a way that has a name.
 
 use crate::clock::Clock;
+use crate::faults::{FAULTY_LIE, Fault, Origins, Placement, sender, signed, spoiled};
 use crate::network::{Datagram, HOP_LIMIT};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 use timeball::auth::{Algorithm, Authentication, Key, KeyId, KeyTable};
-use timeball::time::{Log2Seconds, NtpDuration, NtpShort, NtpTimestamp};
-use timeball::wire::{HEADER_LENGTH, Header, Leap, Mode, ReferenceId, Version};
-use zerocopy::{FromBytes, IntoBytes};
+use timeball::time::{Log2Seconds, NtpDuration, NtpTimestamp};
+use timeball::wire::{Header, Leap, Mode, ReferenceId, Version};
+use zerocopy::FromBytes;
 
 /// The key that clients and servers of the simulation share.
 pub const KEY: u32 = 7;
@@ -32,49 +33,6 @@ pub fn verdict(packet: &[u8]) -> Authentication {
     KEYS.verify(packet)
 }
 
-/// What is wrong with a server's replies. Each carries a time that is wrong, too.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
-    WrongOrigin,
-    ZeroOrigin,
-    RepeatedOrigin,
-    ZeroReceive,
-    ZeroTransmit,
-    LeapUnsynchronised,
-    StratumZero,
-    Stratum(u8),
-    HugeRootDispersion,
-    HugeRootDelay,
-    ReferenceInTheFuture,
-    WrongPort,
-    WrongAddress,
-    Mode(u8),
-    Version(u8),
-    Short,
-    MalformedExtension,
-    BadMac,
-    MissingMac,
-    OtherKey,
-    CryptoNak,
-    Replay,
-    /// A kiss whose origin timestamp is wrong: from somebody who cannot see our requests.
-    ForgedKiss([u8; 4]),
-    /// A kiss that is as it should be.
-    Kiss([u8; 4]),
-    Silence,
-}
-
-/// Where the faulty packet stands among the good ones.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Placement {
-    /// In place of the good reply.
-    Instead,
-    /// Before it, as from an attacker who is nearer.
-    Before,
-    /// After it.
-    After,
-}
-
 /// A server.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -92,9 +50,6 @@ pub struct Server {
     last_origin: NtpTimestamp,
     first_reply: Option<Vec<u8>>,
 }
-
-/// By how much a faulty reply lies about the time.
-const FAULTY_LIE: f64 = 0.07;
 
 impl Server {
     pub fn new(address: IpAddr, clock: Clock) -> Self {
@@ -127,16 +82,17 @@ impl Server {
             self.last_origin = request.transmit_timestamp();
             return vec![answer(good)];
         };
-        let bad = self.faulty(now, &request, fault);
+        let origins = Origins { right: request.transmit_timestamp(), last: self.last_origin };
+        let lying = self.reply(now, &request, FAULTY_LIE);
+        let bad = match fault {
+            Fault::Replay => self.first_reply.iter().cloned().collect(),
+            _ => spoiled(lying, fault, origins, self.key),
+        };
         self.first_reply.get_or_insert_with(|| good.clone());
         self.last_origin = request.transmit_timestamp();
         let mut bad: Vec<Datagram> = bad.into_iter().map(answer).collect();
         for datagram in &mut bad {
-            match fault {
-                Fault::WrongPort => datagram.from.set_port(124),
-                Fault::WrongAddress => datagram.from = SocketAddr::new([10, 99, 9, 9].into(), 123),
-                _ => {}
-            }
+            datagram.from = sender(datagram.from, fault);
         }
         match placement {
             Placement::Instead => bad,
@@ -161,11 +117,7 @@ impl Server {
     }
 
     fn signed(&self, header: Header) -> Vec<u8> {
-        let bytes = header.as_bytes().to_vec();
-        match self.key {
-            Some(key) => sign(bytes, key),
-            None => bytes,
-        }
+        signed(&header, self.key)
     }
 
     fn reply(&self, now: i64, request: &Header, lie: f64) -> Header {
@@ -181,62 +133,5 @@ impl Server {
         reply.set_receive_timestamp(time);
         reply.set_transmit_timestamp(time + NtpDuration::from_nanoseconds(10_000));
         reply
-    }
-
-    fn faulty(&self, now: i64, request: &Header, fault: Fault) -> Vec<Vec<u8>> {
-        let mut reply = self.reply(now, request, FAULTY_LIE);
-        let zero = NtpTimestamp::UNKNOWN;
-        let wrong_origin = request.transmit_timestamp() + NtpDuration::from_bits(1);
-        let with_kiss = |mut reply: Header, code: [u8; 4]| {
-            reply.stratum = 0;
-            reply.reference_id = ReferenceId(code);
-            reply.as_mut_bytes()[0] |= 0xc0;
-            reply
-        };
-        match fault {
-            Fault::WrongOrigin => reply.set_origin_timestamp(wrong_origin),
-            Fault::ZeroOrigin => reply.set_origin_timestamp(zero),
-            Fault::RepeatedOrigin => reply.set_origin_timestamp(self.last_origin),
-            Fault::ZeroReceive => reply.set_receive_timestamp(zero),
-            Fault::ZeroTransmit => reply.set_transmit_timestamp(zero),
-            Fault::LeapUnsynchronised => reply.as_mut_bytes()[0] |= 0xc0,
-            Fault::StratumZero => reply.stratum = 0,
-            Fault::Stratum(stratum) => reply.stratum = stratum,
-            Fault::HugeRootDispersion => reply.set_root_dispersion(NtpShort::MAX),
-            Fault::HugeRootDelay => reply.set_root_delay(NtpShort::MAX),
-            Fault::ReferenceInTheFuture => {
-                reply.set_reference_timestamp(reply.transmit_timestamp() + NtpDuration::from_seconds(5));
-            }
-            Fault::WrongPort | Fault::WrongAddress => {}
-            Fault::Mode(mode) => reply.as_mut_bytes()[0] = reply.as_bytes()[0] & !7 | mode,
-            Fault::Version(version) => reply.as_mut_bytes()[0] = reply.as_bytes()[0] & !0x38 | version << 3,
-            Fault::Short => return vec![self.signed(reply)[..HEADER_LENGTH - 1].to_vec()],
-            Fault::MalformedExtension => {
-                let mut bytes = reply.as_bytes().to_vec();
-                bytes.extend_from_slice(&[1, 4, 0, 7]);
-                bytes.resize(HEADER_LENGTH + 32, 0);
-                return vec![bytes];
-            }
-            Fault::BadMac => {
-                let mut bytes = sign(reply.as_bytes().to_vec(), KEY);
-                *bytes.last_mut().unwrap() ^= 1;
-                return vec![bytes];
-            }
-            Fault::MissingMac => return vec![reply.as_bytes().to_vec()],
-            Fault::OtherKey => return vec![sign(reply.as_bytes().to_vec(), KEY + 1)],
-            Fault::CryptoNak => {
-                let mut bytes = reply.as_bytes().to_vec();
-                bytes.extend_from_slice(&[0; 4]);
-                return vec![bytes];
-            }
-            Fault::Replay => return self.first_reply.iter().cloned().collect(),
-            Fault::ForgedKiss(code) => {
-                reply.set_origin_timestamp(wrong_origin);
-                reply = with_kiss(reply, code);
-            }
-            Fault::Kiss(code) => reply = with_kiss(reply, code),
-            Fault::Silence => return Vec::new(),
-        }
-        vec![self.signed(reply)]
     }
 }

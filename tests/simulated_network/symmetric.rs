@@ -1,10 +1,10 @@
 //! Peers: both ends active, one passive, and whoever would like to come between them.
 
+use crate::faults::{Fault, Placement};
 use crate::following::{add_daemon, add_source};
 use crate::network::{Datagram, Way};
 use crate::random::Random;
 use crate::scenario::{CLIENT, CLIENT_ADDRESS, Scenario, server_address};
-use crate::server::{Fault, Placement};
 use crate::world::World;
 use std::net::{IpAddr, SocketAddr};
 use timeball::control::reference::reference_id;

@@ -1,6 +1,7 @@
 //! The world: true time, hosts, and what is under way between them.
 
 use crate::daemon::{Daemon, Wish};
+use crate::faults::{FAULTY_LIE, Fault, Origins, sender, spoiled};
 use crate::network::{Datagram, Way, is_broadcast};
 use crate::random::Random;
 use crate::server::Server;
@@ -10,7 +11,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use timeball::control::Event;
 use timeball::control::source::SourceId;
-use timeball::time::{Monotonic, Timestamp};
+use timeball::time::{Monotonic, NtpDuration, NtpTimestamp, Timestamp};
+use timeball::wire::Header;
+use zerocopy::FromBytes;
 
 /// What runs on a host.
 #[derive(Debug)]
@@ -57,6 +60,10 @@ pub struct World {
     pub tap: Option<Vec<(i64, Datagram)>>,
     /// Who has joined which multicast group.
     pub groups: BTreeMap<IpAddr, Vec<usize>>,
+    /// Whose packets are spoiled on their way to whom, how, and their key. The time in them is wrong, too.
+    pub tampering: Option<(IpAddr, IpAddr, Fault, Option<u32>)>,
+    /// The origin timestamp of the last packet that was spoiled.
+    last_origin: NtpTimestamp,
     /// The routers between a host and the network where all meet, if there are any.
     pub routers: BTreeMap<usize, u8>,
     due: BinaryHeap<Reverse<(i64, u64)>>,
@@ -76,6 +83,8 @@ impl World {
             random,
             tap: None,
             groups: BTreeMap::new(),
+            tampering: None,
+            last_origin: NtpTimestamp::from_bits(0x1234_5678),
             routers: BTreeMap::new(),
             due: BinaryHeap::new(),
             items: BTreeMap::new(),
@@ -111,7 +120,26 @@ impl World {
         if let Some(tap) = &mut self.tap {
             tap.push((self.now, datagram.clone()));
         }
-        self.inject(datagram);
+        match self.tampering {
+            Some((from, to, fault, key)) if (datagram.from.ip(), datagram.to.ip()) == (from, to) => {
+                for datagram in self.tampered(&datagram, fault, key) {
+                    self.inject(datagram);
+                }
+            }
+            _ => self.inject(datagram),
+        }
+    }
+
+    fn tampered(&mut self, datagram: &Datagram, fault: Fault, key: Option<u32>) -> Vec<Datagram> {
+        let Ok((mut header, _)) = Header::read_from_prefix(&datagram.payload) else { return Vec::new() };
+        let lie = NtpDuration::from_seconds_f64(FAULTY_LIE);
+        header.set_receive_timestamp(header.receive_timestamp() + lie);
+        header.set_transmit_timestamp(header.transmit_timestamp() + lie);
+        let origins = Origins { right: header.origin_timestamp(), last: self.last_origin };
+        self.last_origin = header.origin_timestamp();
+        let from = sender(datagram.from, fault);
+        let bad = spoiled(header, fault, origins, key);
+        bad.into_iter().map(|payload| Datagram { from, payload, ..datagram.clone() }).collect()
     }
 
     /// The same for somebody whom no tap sees.

@@ -110,7 +110,7 @@ impl Controller {
             hop_limit: None,
             header,
             transmit_field: TransmitField::Keep,
-            key,
+            trailer: key.into(),
         }));
     }
 

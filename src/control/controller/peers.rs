@@ -8,7 +8,7 @@
 //! for few, and it is kept only while it is of use to *us*. A peer of a worse stratum is not: it is answered, once for
 //! each packet and without an association, which is all that it wants of us.
 
-use super::super::action::{Action, Transmission, TransmitField};
+use super::super::action::{Action, Trailer, Transmission, TransmitField};
 use super::super::association::Role;
 use super::super::event::{
     Access, Arrival, AssociationId, Authentication, Delivery, InterfaceIndex, KeyId, SendHandle, SocketName,
@@ -16,9 +16,10 @@ use super::super::event::{
 use super::super::news::Farewell;
 use super::super::packet_checks::Failure;
 use super::super::source::{NTP_PORT, Place, PollOptions, SourceConfiguration, SourceKind, Volley};
-use super::super::symmetric::{Ours, Symmetric, passive_answer, stratum_number};
-use super::Controller;
+use super::super::symmetric::{Ours, Symmetric, answer_in, stratum_number};
+use super::{Controller, NOBODY};
 use crate::time::{Log2Seconds, NtpDuration};
+use crate::wire::{Header, Mode};
 
 /// The most passive associations. Peers are few and know each other; each of these may set our clock.
 pub const PASSIVE_MAX: usize = 64;
@@ -26,8 +27,6 @@ pub const PASSIVE_MAX: usize = 64;
 const PASSIVE_POLL_MIN: Log2Seconds = Log2Seconds(4);
 /// A passive end answers at once, but not more often than this.
 const ANSWER_PAUSE: NtpDuration = NtpDuration::from_seconds(1);
-/// Stands for the association where there is none; ids begin at 1.
-const NOBODY: AssociationId = AssociationId(0);
 
 /// Who may become a passive peer of ours: a source that we did not choose.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -58,6 +57,11 @@ impl Controller {
                 self.counters.peers_refused += 1;
                 if let Some(failure) = failure {
                     self.counters.failures.count(failure);
+                }
+                if failure == Some(Failure::Authentication)
+                    && arrival.authentication == Authentication::Invalid
+                {
+                    self.refuse_mac(arrival);
                 }
                 return;
             }
@@ -110,11 +114,20 @@ impl Controller {
         Some(id)
     }
 
-    /// "The association will always persist until at least one NTP message has been sent in reply" (RFC 1305 section
-    /// 3.3): that of a worse peer would end with its first reply, so we send the reply and have no association.
-    fn answer_once(&mut self, arrival: &Arrival, key: Option<KeyId>) {
+    /// RFC 5905 A.5.1, NEWPS: "If authentication fails, send a crypto-NAK packet", in mode 1 as there. Only to a MAC that
+    /// is wrong or of an unknown key: a missing one is no failure to be mended by new keys, and a crypto-NAK that
+    /// answered a crypto-NAK would be answered itself for ever. Nothing in it proves anything, so it is sent to whom it
+    /// may harm least, a port 123, and not often.
+    fn refuse_mac(&mut self, arrival: &Arrival) {
+        if arrival.header.transmit_timestamp().is_unknown() || !self.may_answer_stranger(arrival) {
+            return;
+        }
         let handle = self.send_handle(NOBODY);
-        let header = passive_answer(arrival, &self.ours(arrival.header.poll()));
+        let header = answer_in(Mode::SymmetricActive, arrival, &self.ours(arrival.header.poll()));
+        self.send_to_stranger(arrival, handle, header, Trailer::CryptoNak);
+    }
+
+    fn send_to_stranger(&mut self, arrival: &Arrival, handle: SendHandle, header: Header, trailer: Trailer) {
         self.actions.push(Action::Transmit(Transmission {
             handle,
             from: SocketName::Service(arrival.instance),
@@ -124,8 +137,26 @@ impl Controller {
             hop_limit: None,
             header,
             transmit_field: TransmitField::Clock,
-            key,
+            trailer,
         }));
+    }
+
+    /// Whoever it is that the packet claims to come from: is it his turn, or anybody's?
+    pub(super) fn may_answer_stranger(&mut self, arrival: &Arrival) -> bool {
+        let is_due = self.strangers.spend(arrival.instance, arrival.remote.ip(), self.now.monotonic);
+        self.counters.over_budget += u64::from(!is_due);
+        is_due
+    }
+
+    /// "The association will always persist until at least one NTP message has been sent in reply" (RFC 1305 section
+    /// 3.3): that of a worse peer would end with its first reply, so we send the reply and have no association.
+    fn answer_once(&mut self, arrival: &Arrival, key: Option<KeyId>) {
+        if !self.may_answer_stranger(arrival) {
+            return;
+        }
+        let handle = self.send_handle(NOBODY);
+        let header = answer_in(Mode::SymmetricPassive, arrival, &self.ours(arrival.header.poll()));
+        self.send_to_stranger(arrival, handle, header, key.into());
     }
 
     /// A peer's poll is due: sends it a packet. For a passive end, that may have been the last one.
@@ -150,7 +181,7 @@ impl Controller {
             hop_limit: None,
             header,
             transmit_field: TransmitField::Clock,
-            key: association.key,
+            trailer: association.key.into(),
         }));
         self.review_passive(id);
     }

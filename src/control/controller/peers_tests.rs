@@ -1,48 +1,47 @@
 //! Who may become a peer, and for how long. Whole peerings are in `tests/simulated_network`.
 
+use super::super::super::packet_checks::Failure;
+use super::super::super::source::{SourceKind, Volley};
+use super::super::super::{Access, Delivery, InstanceId, SocketName, Trailer};
 use super::*;
 
 const PEER: u8 = 9;
 
-impl Shell {
-    fn with(passive: PassivePeers) -> Self {
-        let mut shell = Self::new();
-        let options = ControllerOptions { passive, ..ControllerOptions::default() };
-        shell.controller = Controller::new(options, [1; 32], START);
-        shell
-    }
+fn with(passive: PassivePeers) -> Shell {
+    Shell::new(ControllerOptions { passive, ..ControllerOptions::default() })
+}
 
-    /// Mode 1 packet of a peer that is not synchronised, as we are not.
-    fn hello(&self, number: u8) -> Arrival {
-        let mut header = Header::new(Leap::Unsynchronised, Version::V4, Mode::SymmetricActive);
-        header.set_transmit_timestamp(self.now.clock);
-        self.arrival(SocketName::Service(InstanceId(0)), SocketAddr::new(address(number), 123), header)
-    }
+/// Mode 1 packet of a peer that is not synchronised, as we are not.
+fn hello(shell: &Shell, number: u8) -> Arrival {
+    let mut header = Header::new(Leap::Unsynchronised, Version::V4, Mode::SymmetricActive);
+    header.set_transmit_timestamp(shell.now.clock);
+    shell.arrival(Shell::service(), SocketAddr::new(address(number), 123), header)
+}
 
-    /// A packet that answers the last one of ours.
-    fn reply(&self, mode: Mode) -> Arrival {
-        let (_, _, ours) = self.last.unwrap();
-        let mut header = Header::new(Leap::None, Version::V4, mode);
-        header.stratum = 2;
-        header.set_origin_timestamp(ours.transmit_timestamp());
-        header.set_receive_timestamp(self.now.clock);
-        header.set_transmit_timestamp(self.now.clock + NtpDuration::from_bits(9));
-        Arrival { header, ..self.hello(PEER) }
-    }
+/// A packet that answers the last one of ours.
+fn reply(shell: &Shell, mode: Mode) -> Arrival {
+    let ours = shell.requests.back().unwrap().header;
+    let mut header = Header::new(Leap::None, Version::V4, mode);
+    header.stratum = 2;
+    header.set_origin_timestamp(ours.transmit_timestamp());
+    header.set_receive_timestamp(shell.now.clock);
+    header.set_transmit_timestamp(shell.now.clock + NtpDuration::from_bits(9));
+    Arrival { header, ..hello(shell, PEER) }
+}
 
-    fn peers(&self) -> usize {
-        self.controller.associations().filter(|association| association.role.is_passive()).count()
-    }
+fn peers(shell: &Shell) -> usize {
+    shell.controller.associations().filter(|association| association.role.is_passive()).count()
+}
 
-    /// A passive association whose first packet has left.
-    fn guest() -> Self {
-        let mut shell = Self::with(PassivePeers::Authenticated);
-        shell.tell(Event::Packet(shell.hello(PEER)));
-        shell.happen(Happening::WakeInTime);
-        shell.report_send(true, 1);
-        assert_eq!((shell.peers(), shell.last.unwrap().2.mode()), (1, Mode::SymmetricPassive));
-        shell
-    }
+/// A passive association whose first packet has left.
+fn guest() -> Shell {
+    let mut shell = with(PassivePeers::Authenticated);
+    shell.tell(Event::Packet(hello(&shell, PEER)));
+    shell.wake_in_time();
+    shell.report_send(true, NtpDuration::ZERO);
+    let sent = shell.requests.back().unwrap().header.mode();
+    assert_eq!((peers(&shell), sent), (1, Mode::SymmetricPassive));
+    shell
 }
 
 fn key() -> KeyId {
@@ -67,8 +66,8 @@ fn a_passive_association_must_be_allowed() {
         (PassivePeers::Anyone, CryptoNak, false),
     ];
     for (policy, authentication, is_admitted) in table {
-        let mut shell = Shell::with(policy);
-        let hello = Arrival { authentication, ..shell.hello(PEER) };
+        let mut shell = with(policy);
+        let hello = Arrival { authentication, ..hello(&shell, PEER) };
         let refused = [
             Arrival { access: Access::Denied, ..hello },
             Arrival { delivery: Delivery::Broadcast, ..hello },
@@ -78,12 +77,17 @@ fn a_passive_association_must_be_allowed() {
         ];
         for arrival in refused {
             shell.tell(Event::Packet(arrival));
-            assert_eq!(shell.peers(), 0, "{arrival:?}");
+            assert_eq!(peers(&shell), 0, "{arrival:?}");
         }
         shell.tell(Event::Packet(hello));
-        assert_eq!(shell.peers(), usize::from(is_admitted), "{policy:?} {authentication:?}");
+        assert_eq!(peers(&shell), usize::from(is_admitted), "{policy:?} {authentication:?}");
         assert_eq!(shell.controller.counters().peers_refused, 6 - u64::from(is_admitted));
-        assert!(shell.sends.is_empty(), "nothing is sent to whom is refused");
+        let is_told = policy != PassivePeers::Refused && authentication == Invalid;
+        assert_eq!(
+            shell.sends.len(),
+            usize::from(is_told),
+            "nothing but a crypto-NAK is sent to whom is refused"
+        );
         if let Some(association) = shell.controller.associations().next() {
             let expected = if authentication == Plain { None } else { Some(key()) };
             assert_eq!(association.key, expected, "the key of the packet is that of the association");
@@ -91,66 +95,123 @@ fn a_passive_association_must_be_allowed() {
     }
 }
 
+/// RFC 5905 section 9.2 and A.5.1, NEWPS: a MAC that is wrong is answered by a crypto-NAK in mode 1, that of an unknown key,
+/// too. Nothing else is: no crypto-NAK, no missing MAC, no other mode, nothing that was sent to a group (checklist 30, 78).
+#[test]
+fn a_wrong_mac_in_mode_1_is_answered_by_a_crypto_nak_and_nothing_else_is() {
+    use Authentication::{CryptoNak, Invalid, None as Plain};
+    let modes = (0..8).map(Mode::from_low_bits);
+    let ways = [Delivery::Unicast, Delivery::Broadcast, Delivery::Multicast];
+    for mode in modes {
+        for (authentication, delivery) in
+            [Plain, Invalid, CryptoNak].into_iter().flat_map(|it| ways.map(|way| (it, way)))
+        {
+            let mut shell = with(PassivePeers::Authenticated);
+            let mut arrival = Arrival { authentication, delivery, ..hello(&shell, PEER) };
+            arrival.header = Header::new(Leap::None, Version::new(3).unwrap(), mode);
+            arrival.header.set_transmit_timestamp(shell.now.clock);
+            shell.tell(Event::Packet(arrival));
+            let is_answered =
+                (mode, authentication, delivery) == (Mode::SymmetricActive, Invalid, Delivery::Unicast);
+            assert_eq!(
+                shell.sends.len(),
+                usize::from(is_answered),
+                "{mode:?} {authentication:?} {delivery:?}"
+            );
+            let Some(answer) = shell.sends.pop_back().map(|sent| sent.transmission) else { continue };
+            assert_eq!((answer.trailer, answer.to), (Trailer::CryptoNak, arrival.remote));
+            assert_eq!((answer.header.mode(), answer.header.version_number()), (Mode::SymmetricActive, 3));
+            assert_eq!(answer.header.origin_timestamp(), arrival.header.transmit_timestamp());
+            assert_eq!(answer.header.receive_timestamp(), arrival.receive_timestamp);
+            assert_eq!(peers(&shell), 0);
+        }
+    }
+}
+
+/// A known peer is not told (A.5.1, PROC: "bad auth" is dropped): a forged packet would make us speak in its name.
+#[test]
+fn a_wrong_mac_for_a_peering_is_dropped() {
+    let mut shell = guest();
+    let forged = Arrival { authentication: Authentication::Invalid, ..reply(&shell, Mode::SymmetricActive) };
+    shell.tell(Event::Packet(forged));
+    assert_eq!((peers(&shell), shell.sends.len()), (1, 0));
+    assert_eq!(shell.controller.counters().failures.of(Failure::Authentication), 1);
+}
+
+/// Crypto-NAKs, and answers to worse peers, are bounded for each address and in all.
+#[test]
+fn strangers_are_answered_so_often_and_no_more() {
+    for authentication in [Authentication::Invalid, Authentication::Valid(key())] {
+        let mut shell = with(PassivePeers::Authenticated);
+        // Whoever asks has no room as a peer: it is a source already.
+        shell.tell(Event::AddSource {
+            source: SourceId(1),
+            configuration: SourceConfiguration::server(address(PEER)),
+        });
+        for _ in 0..1000 {
+            shell.tell(Event::Packet(Arrival { authentication, ..hello(&shell, PEER) }));
+            shell.pass(NtpDuration::from_nanoseconds(10_000_000));
+        }
+        assert_eq!(shell.sent, 4 + 9, "{authentication:?}: 4 at once, and one each second of ten");
+        assert_eq!(shell.controller.counters().over_budget, 1000 - 13);
+    }
+}
+
 /// RFC 5905 figure 20: mode 2 without an association is discarded.
 #[test]
 fn a_mode_2_packet_mobilises_nothing() {
-    let mut shell = Shell::with(PassivePeers::Anyone);
-    let mut arrival = shell.hello(PEER);
+    let mut shell = with(PassivePeers::Anyone);
+    let mut arrival = hello(&shell, PEER);
     arrival.header = Header::new(Leap::None, Version::V4, Mode::SymmetricPassive);
     arrival.header.set_transmit_timestamp(shell.now.clock);
     shell.tell(Event::Packet(arrival));
-    assert_eq!((shell.peers(), shell.controller.counters().discarded), (0, 1));
+    assert_eq!((peers(&shell), shell.controller.counters().discarded), (0, 1));
 }
 
 /// The table of passive associations is bounded; who finds no room is answered all the same.
 #[test]
 fn there_is_room_for_so_many_passive_peers() {
-    let mut shell = Shell::with(PassivePeers::Authenticated);
+    let mut shell = with(PassivePeers::Authenticated);
     for number in 0..PASSIVE_MAX as u8 + 10 {
         let sent = shell.sends.len();
-        shell.tell(Event::Packet(shell.hello(number)));
+        shell.tell(Event::Packet(hello(&shell, number)));
         let has_room = usize::from(number) < PASSIVE_MAX;
         assert_eq!(shell.sends.len() - sent, usize::from(!has_room), "{number}");
     }
-    assert_eq!(shell.peers(), PASSIVE_MAX);
+    assert_eq!(peers(&shell), PASSIVE_MAX);
 }
 
 /// RFC 1305 section 3.3: at least one reply, also where the association would not persist because the peer's stratum
 /// is greater than ours. Ours is 16 here, so what is greater is shown with one of ours that is synchronised.
 #[test]
 fn a_peer_of_a_worse_stratum_is_answered_without_an_association() {
-    let mut shell = Shell::with(PassivePeers::Authenticated);
-    shell.happen(Happening::Add {
-        source: 0,
-        named: false,
-        pool: 0,
-        keyed: false,
-        poll_min: 4,
-        poll_max: 4,
-        bursts: false,
-        unasked: u8::MAX,
-    });
+    let mut shell = with(PassivePeers::Authenticated);
+    let configuration = SourceConfiguration {
+        poll: PollOptions::fixed(Log2Seconds(4)),
+        ..SourceConfiguration::server(address(1))
+    };
+    shell.tell(Event::AddSource { source: SourceId(0), configuration });
     while shell.controller.system().snapshot.stratum != 2 {
-        shell.happen(Happening::WakeInTime);
+        shell.wake_in_time();
         if !shell.sends.is_empty() {
-            shell.report_send(true, 1);
-            shell.answer(0, 1000, Twist::None, 0);
+            shell.report_send(true, NtpDuration::ZERO);
+            shell.answer(&Answer::good());
         }
     }
     for (stratum, is_kept) in [(0, false), (3, false), (2, true)] {
-        let mut arrival = shell.hello(PEER);
+        let mut arrival = hello(&shell, PEER);
         arrival.header = Header::new(Leap::None, Version::V4, Mode::SymmetricActive);
         arrival.header.stratum = stratum;
         arrival.header.set_transmit_timestamp(shell.now.clock);
         shell.sends.clear();
         shell.tell(Event::Packet(arrival));
-        assert_eq!(shell.peers(), usize::from(is_kept), "stratum {stratum}");
+        assert_eq!(peers(&shell), usize::from(is_kept), "stratum {stratum}");
         if !is_kept {
-            let answer = shell.sends.pop().unwrap();
+            let answer = shell.sends.pop_back().unwrap().transmission;
             assert_eq!((answer.header.mode(), answer.header.stratum), (Mode::SymmetricPassive, 2));
             assert_eq!(answer.header.origin_timestamp(), arrival.header.transmit_timestamp());
             assert_eq!(answer.header.receive_timestamp(), arrival.receive_timestamp);
-            assert_eq!((answer.key, answer.local), (Some(key()), Some(arrival.local)));
+            assert_eq!((answer.trailer, answer.local), (Trailer::Mac(key()), Some(arrival.local)));
             let stamp = SendStamp { written: shell.now.clock, departed: shell.now.clock };
             shell.tell(Event::Sent { handle: answer.handle, stamp });
         }
@@ -160,27 +221,27 @@ fn a_peer_of_a_worse_stratum_is_answered_without_an_association() {
 /// The same when a peer becomes worse than we are: one more reply, then it is dissolved.
 #[test]
 fn a_passive_association_ends_when_its_peer_becomes_worse() {
-    let mut shell = Shell::guest();
-    let mut reply = shell.reply(Mode::SymmetricActive);
+    let mut shell = guest();
+    let mut reply = reply(&shell, Mode::SymmetricActive);
     shell.tell(Event::Packet(reply));
-    assert_eq!(shell.peers(), 1, "its stratum is 2, ours 16");
+    assert_eq!(peers(&shell), 1, "its stratum is 2, ours 16");
     shell.controller.system.snapshot.stratum = 1;
     shell.controller.system.snapshot.leap = Leap::None;
     shell.pass(NtpDuration::from_seconds(2));
     reply.header.set_transmit_timestamp(shell.now.clock);
     shell.sends.clear();
     shell.tell(Event::Packet(reply));
-    assert_eq!((shell.peers(), shell.sends.len()), (1, 0));
-    shell.happen(Happening::WakeInTime);
-    assert_eq!((shell.peers(), shell.sends.len()), (0, 1), "answered, and then dissolved");
+    assert_eq!((peers(&shell), shell.sends.len()), (1, 0));
+    shell.wake_in_time();
+    assert_eq!((peers(&shell), shell.sends.len()), (0, 1), "answered, and then dissolved");
 }
 
 /// RFC 5905 figure 20, ERR: two passive ends. One that proves that it has heard us ends the association; a forged packet
 /// or a crypto-NAK does not (CVE-2016-1547).
 #[test]
 fn two_passive_ends_are_dissolved_but_not_by_a_forger() {
-    let mut shell = Shell::guest();
-    let reply = shell.reply(Mode::SymmetricPassive);
+    let mut shell = guest();
+    let reply = reply(&shell, Mode::SymmetricPassive);
     let forged = |change: &dyn Fn(&mut Arrival)| {
         let mut arrival = reply;
         change(&mut arrival);
@@ -196,19 +257,19 @@ fn two_passive_ends_are_dissolved_but_not_by_a_forger() {
     ];
     for arrival in attempts {
         shell.tell(Event::Packet(arrival));
-        assert_eq!(shell.peers(), 1, "{arrival:?}");
+        assert_eq!(peers(&shell), 1, "{arrival:?}");
     }
     shell.tell(Event::Packet(reply));
-    assert_eq!(shell.peers(), 0);
+    assert_eq!(peers(&shell), 0);
     assert_eq!(shell.controller.counters().failures.total(), 6);
 }
 
 /// RFC 5905 figure 20: of modes 1 to 5, a passive association takes 1, an active one 1 and 2; the rest is discarded.
 #[test]
 fn other_modes_do_nothing_to_a_peering() {
-    let mut shell = Shell::guest();
+    let mut shell = guest();
     for mode in [Mode::Server, Mode::Broadcast] {
-        shell.tell(Event::Packet(shell.reply(mode)));
+        shell.tell(Event::Packet(reply(&shell, mode)));
     }
     assert_eq!(shell.controller.counters().discarded, 2);
     let association = shell.controller.associations().next().unwrap();
@@ -218,7 +279,7 @@ fn other_modes_do_nothing_to_a_peering() {
 /// Silence: nine packets without an answer, at the intervals of the poll process, then nothing more.
 #[test]
 fn silence_dissolves_a_passive_association() {
-    let mut shell = Shell::guest();
+    let mut shell = guest();
     let begun = shell.now.monotonic;
     let mut sent = 1;
     while let Some(time) = shell.wake_at {
@@ -228,7 +289,7 @@ fn silence_dissolves_a_passive_association() {
         shell.sends.clear();
         assert!(sent < 20);
     }
-    assert_eq!((shell.peers(), sent), (0, 9));
+    assert_eq!((peers(&shell), sent), (0, 9));
     let seconds = (shell.now.monotonic - begun).seconds();
     assert!((128.0..700.0).contains(&seconds), "{seconds}");
 }
@@ -236,49 +297,49 @@ fn silence_dissolves_a_passive_association() {
 /// A guest that is configured becomes a source; and one address is one association.
 #[test]
 fn a_configured_peer_takes_the_place_of_a_passive_association() {
-    let mut shell = Shell::guest();
+    let mut shell = guest();
     let configuration = SourceConfiguration::peer(address(PEER));
     shell.tell(Event::AddSource { source: SourceId(1), configuration });
-    assert_eq!((shell.peers(), shell.controller.associations().count()), (0, 1));
-    shell.tell(Event::Packet(shell.hello(PEER)));
-    assert_eq!((shell.peers(), shell.controller.associations().count()), (0, 1));
+    assert_eq!((peers(&shell), shell.controller.associations().count()), (0, 1));
+    shell.tell(Event::Packet(hello(&shell, PEER)));
+    assert_eq!((peers(&shell), shell.controller.associations().count()), (0, 1));
     shell.tell(Event::RemoveSource(SourceId(1)));
-    shell.tell(Event::Packet(shell.hello(PEER)));
-    assert_eq!(shell.peers(), 1);
+    shell.tell(Event::Packet(hello(&shell, PEER)));
+    assert_eq!(peers(&shell), 1);
 }
 
 /// A server of ours that is our peer, too, has one voice: it is answered, not followed twice.
 #[test]
 fn a_server_that_peers_with_us_is_answered_without_an_association() {
-    let mut shell = Shell::with(PassivePeers::Authenticated);
+    let mut shell = with(PassivePeers::Authenticated);
     let configuration = SourceConfiguration::server(address(PEER));
     shell.tell(Event::AddSource { source: SourceId(1), configuration });
-    shell.tell(Event::Packet(shell.hello(PEER)));
-    assert_eq!((shell.peers(), shell.sends.len()), (0, 1));
-    assert_eq!(shell.sends[0].header.mode(), Mode::SymmetricPassive);
+    shell.tell(Event::Packet(hello(&shell, PEER)));
+    assert_eq!((peers(&shell), shell.sends.len()), (0, 1));
+    assert_eq!(shell.sends[0].transmission.header.mode(), Mode::SymmetricPassive);
 }
 
 /// The volley: a mode 3 packet from a socket of its own; unanswered, mode 1 from port 123 as soon as that is closed.
 #[test]
 fn after_an_unanswered_volley_comes_mode_1() {
     for volley in [Volley::On, Volley::Off] {
-        let mut shell = Shell::with(PassivePeers::Refused);
+        let mut shell = with(PassivePeers::Refused);
         let kind = SourceKind::Peer(volley);
         let configuration = SourceConfiguration { kind, ..SourceConfiguration::server(address(PEER)) };
         shell.tell(Event::AddSource { source: SourceId(1), configuration });
-        shell.happen(Happening::WakeInTime);
+        shell.wake_in_time();
         let begun = shell.now.monotonic;
         if volley == Volley::On {
-            let request = shell.sends.pop().unwrap();
+            let request = shell.sends.pop_back().unwrap().transmission;
             assert_eq!(request.header.mode(), Mode::Client);
             assert_eq!(shell.open.len(), 1);
-            shell.happen(Happening::WakeInTime);
+            shell.wake_in_time();
             assert_eq!((shell.open.len(), shell.sends.len()), (0, 0));
-            shell.happen(Happening::WakeInTime);
+            shell.wake_in_time();
             let waited = (shell.now.monotonic - begun).seconds();
             assert!((2.9..3.1).contains(&waited), "{waited}");
         }
-        let packet = shell.sends.pop().unwrap();
+        let packet = shell.sends.pop_back().unwrap().transmission;
         assert_eq!(
             (packet.header.mode(), packet.from),
             (Mode::SymmetricActive, SocketName::Service(InstanceId(0)))
@@ -290,15 +351,15 @@ fn after_an_unanswered_volley_comes_mode_1() {
 /// Answered, mode 1 follows at once, and the answer is a sample.
 #[test]
 fn after_an_answered_volley_comes_mode_1_too() {
-    let mut shell = Shell::new();
+    let mut shell = Shell::new(ControllerOptions::default());
     let configuration = SourceConfiguration::peer(address(PEER));
     shell.tell(Event::AddSource { source: SourceId(1), configuration });
-    shell.happen(Happening::WakeInTime);
-    shell.report_send(true, 1);
-    shell.answer(0, 1000, Twist::None, 0);
+    shell.wake_in_time();
+    shell.report_send(true, NtpDuration::ZERO);
+    shell.answer(&Answer::good());
     assert_eq!(shell.controller.associations().next().unwrap().poll.reach().bits(), 1);
     let answered = shell.now.monotonic;
-    shell.happen(Happening::WakeInTime);
+    shell.wake_in_time();
     assert_eq!(shell.now.monotonic, answered);
-    assert_eq!(shell.sends.pop().unwrap().header.mode(), Mode::SymmetricActive);
+    assert_eq!(shell.sends.pop_back().unwrap().transmission.header.mode(), Mode::SymmetricActive);
 }

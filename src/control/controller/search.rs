@@ -9,13 +9,10 @@ use super::super::manycast::{Step, answer};
 use super::super::news::Farewell;
 use super::super::source::{NTP_PORT, SourceId, SourceKind};
 use super::super::state::SourceState;
-use super::Controller;
 use super::unasked::is_heard_at;
+use super::{Controller, NOBODY};
 use crate::time::NtpDuration;
 use std::cmp::Reverse;
-
-/// Whose sends those are that belong to no association. No association has this number.
-const NOBODY: AssociationId = AssociationId(0);
 
 impl Controller {
     /// A search's time has come.
@@ -53,7 +50,7 @@ impl Controller {
             hop_limit: Some(search.hop_limit()),
             header,
             transmit_field: TransmitField::Keep,
-            key: association.key,
+            trailer: association.key.into(),
         }));
     }
 
@@ -204,6 +201,9 @@ impl Controller {
             self.counters.discarded += 1;
             return;
         };
+        if !self.may_answer_stranger(arrival) {
+            return;
+        }
         let handle = self.send_handle(NOBODY);
         self.actions.push(Action::Transmit(Transmission {
             handle,
@@ -215,7 +215,7 @@ impl Controller {
             hop_limit: None,
             header,
             transmit_field: TransmitField::Clock,
-            key,
+            trailer: key.into(),
         }));
     }
 }

@@ -32,7 +32,7 @@ impl Controller {
             hop_limit: Some(server.options.hop_limit.max(1)),
             header,
             transmit_field: TransmitField::Clock,
-            key: association.key,
+            trailer: association.key.into(),
         }));
     }
 
