@@ -32,7 +32,7 @@ pub struct Arguments {
 
     /// Unix socket of the running daemon, an absolute path
     ///
-    /// `serve` listens on it; `status` and `clients` ask there. Default: what the configuration says, else
+    /// `serve` listens on it; `status`, `sources` and `clients` ask there. Default: what the configuration says, else
     /// /run/timeball/timeball.sock.
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<String>,
@@ -62,6 +62,8 @@ pub enum Command {
     Query(QueryArguments),
     /// Show what the running daemon does: path, mode, queues, replies, refusals, drops
     Status(StatusArguments),
+    /// Show the sources that the clock is set by, and why not by the others
+    Sources(StatusArguments),
     /// Show the clients that ask the running daemon most
     Clients(ClientsArguments),
     /// Load a server with many clients' requests and measure how it answers
@@ -180,7 +182,7 @@ pub struct QueryArguments {
     pub samples: u8,
 }
 
-/// `timeball status`
+/// `timeball status`, `timeball sources`
 #[derive(Clone, PartialEq, Debug, Args)]
 pub struct StatusArguments {
     /// For programs
@@ -380,7 +382,7 @@ mod tests {
 
     #[test]
     fn socket_is_understood_before_and_after_every_command() {
-        for command in ["serve", "check", "query h", "status", "clients"] {
+        for command in ["serve", "check", "query h", "status", "sources", "clients"] {
             for line in [format!("timeball --socket /s {command}"), format!("timeball {command} --socket /s")]
             {
                 assert_eq!(parse(&line).expect("the line is right").socket.as_deref(), Some("/s"), "{line}");
