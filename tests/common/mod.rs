@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of this module")]
 
 pub mod asker;
+pub mod peers;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -364,6 +365,21 @@ impl Daemon {
     pub fn status_text(&self) -> String {
         let socket = self.folder.path().join("socket");
         run_well(Command::new(TIMEBALL).args(["status", "--socket"]).arg(socket))
+    }
+
+    /// What `timeball sources --json` says.
+    #[track_caller]
+    pub fn sources(&self) -> Value {
+        let socket = self.folder.path().join("socket");
+        let told = run_well(Command::new(TIMEBALL).args(["sources", "--json", "--socket"]).arg(socket));
+        serde_json::from_str(&told).unwrap()
+    }
+
+    /// What `timeball sources` says to people.
+    #[track_caller]
+    pub fn sources_text(&self) -> String {
+        let socket = self.folder.path().join("socket");
+        run_well(Command::new(TIMEBALL).args(["sources", "--socket"]).arg(socket))
     }
 
     /// What `timeball clients --json` says.
