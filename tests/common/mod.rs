@@ -332,11 +332,24 @@ impl Daemon {
     /// `NAME=VALUE` for the daemon's environment.
     #[track_caller]
     pub fn start_with(lab: &Lab, wrapper: &[&str], reference: &[&str], configuration: &str) -> Self {
+        Self::start_by(lab, wrapper, &[&["--no-clock-control"], reference].concat(), configuration)
+    }
+
+    /// The same with the right to steer its clock, but not the machine's: what it is preloaded with must give it one of
+    /// its own.
+    #[track_caller]
+    pub fn start_steering(lab: &Lab, environment: &[&str], flags: &[&str], configuration: &str) -> Self {
+        let without = ["setpriv", "--bounding-set", "-sys_time", "--inh-caps", "-sys_time", "--"];
+        Self::start_by(lab, &[environment, &without].concat(), flags, configuration)
+    }
+
+    #[track_caller]
+    fn start_by(lab: &Lab, wrapper: &[&str], flags: &[&str], configuration: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
         fs::write(folder.path().join("timeball.toml"), configuration).unwrap();
         let mut command = lab.on_server("env");
-        command.args(wrapper).arg(TIMEBALL).args(["serve", "--no-clock-control"]).args(reference);
+        command.args(wrapper).arg(TIMEBALL).arg("serve").args(flags);
         command.arg("--config").arg(folder.path().join("timeball.toml"));
         command.arg("--socket").arg(folder.path().join("socket"));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 const DRIFT_PERIOD: Duration = Duration::from_secs(3600);
 /// What it has to differ by, and what it is written to.
 const DRIFT_LEAST_PPM: f64 = 1e-3;
-/// The two clocks are read one after the other. Beyond this, and beyond what the readings themselves took, one was set.
+/// The two clocks are read one after the other, once a second at least. Beyond this one of them was set.
 const STEP_LEAST_NANOSECONDS: i64 = 1_000_000;
 
 /// The keeper.
@@ -114,12 +114,9 @@ impl Keeper {
     /// By how much somebody else has stepped it since the last time (positive: forward).
     pub(super) fn foreign_step(&mut self) -> Option<NtpDuration> {
         let now = ahead();
-        let by = now.saturating_sub(self.ahead);
-        if by.saturating_abs() < STEP_LEAST_NANOSECONDS {
-            return None;
-        }
-        self.ahead = now;
-        Some(NtpDuration::from_nanoseconds(by))
+        // Always from the last time, since a time simulator may slew the one and not the other.
+        let by = now.saturating_sub(std::mem::replace(&mut self.ahead, now));
+        (by.saturating_abs() >= STEP_LEAST_NANOSECONDS).then(|| NtpDuration::from_nanoseconds(by))
     }
 
     /// Once a second. `served`: what is served, while a source is selected.
