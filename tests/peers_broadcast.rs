@@ -15,13 +15,18 @@ const GROUP_V6: &str = "ff05::101";
 /// They tell, and we listen.
 #[track_caller]
 fn we_hear(kind: Kind, their_lines: &str, ours: &str, remote: &str) {
+    we_hear_over("datapath = \"socket\"", kind, their_lines, ours, remote);
+}
+
+#[track_caller]
+fn we_hear_over(carrier: &str, kind: Kind, their_lines: &str, ours: &str, remote: &str) {
     if !can_have_labs() {
         return;
     }
     let (lab, keys) = (lab(), Keys::new());
     let lines = format!("{}\n{their_lines}", kind.local());
     let Some(_server) = Peer::start(&lab, kind, &lines) else { return };
-    let configuration = format!("datapath = \"socket\"\n{}[[broadcast-client]]\n{ours}\n", keys.lines());
+    let configuration = format!("{carrier}\n{}[[broadcast-client]]\n{ours}\n", keys.lines());
     let daemon = timeball(&lab, &[], &configuration);
     let row = follows(&daemon, "broadcast-client", remote, kind.local_stratum());
     assert_eq!(row["stamp"], "kernel", "{row}");
@@ -49,6 +54,20 @@ fn we_hear_chronyd_broadcast() {
     // chronyd's shortest interval is a second.
     let ours = "address = \"0.0.0.0\"\nallow-unsigned = true";
     we_hear(Kind::Chronyd, "broadcast 4 10.99.1.255", ours, "10.99.1.2:123");
+}
+
+#[test]
+fn we_hear_chronyd_broadcast_with_af_xdp_on_the_interface() {
+    let ours = "address = \"0.0.0.0\"\nallow-unsigned = true";
+    let carrier = "datapath = \"af-xdp\"\n[[interface]]\nname = \"tb0\"";
+    we_hear_over(carrier, Kind::Chronyd, "broadcast 4 10.99.1.255", ours, "10.99.1.2:123");
+}
+
+#[test]
+fn we_hear_chronyd_broadcast_without_workers() {
+    let ours = "address = \"0.0.0.0\"\nallow-unsigned = true";
+    let carrier = "datapath = \"socket\"\nworkers = 0";
+    we_hear_over(carrier, Kind::Chronyd, "broadcast 4 10.99.1.255", ours, "10.99.1.2:123");
 }
 
 #[test]

@@ -102,6 +102,10 @@ fn we_do_not_follow_who_cannot_sign() {
         "{row}"
     );
     assert_eq!(daemon.status()["clock"]["stratum"], 16);
+    // SIGHUP reads the file again, for our sources too.
+    std::fs::write(&path, "1 AES128 HEX:000102030405060708090a0b0c0d0e0f\n").unwrap();
+    common::run_well(std::process::Command::new("sh").args(["-c", &format!("kill -HUP {}", daemon.pid())]));
+    follows(&daemon, "server", "10.99.1.2:123", 3);
 }
 
 /// A daemon beside ours, whose time comes from ours, whose time comes from chronyd.

@@ -68,6 +68,19 @@ fn active_and_active_with_chronyd_following_with_a_key() {
     they_follow(Kind::Chronyd, &theirs(Kind::Chronyd, "key 1"), &format!("{SOCKETS}{}", active("key = 1")));
 }
 
+/// What AF_XDP does not take is passed to the kernel's sockets, and by them to the control thread.
+#[test]
+fn active_and_active_with_chronyd_leading_with_af_xdp_on_the_interface() {
+    let carrier = "datapath = \"af-xdp\"\n[[interface]]\nname = \"tb0\"\n";
+    we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, ""), "peer", &format!("{carrier}{}", active("")));
+}
+
+#[test]
+fn passive_with_chronyd_leading_without_workers() {
+    let ours = format!("{SOCKETS}workers = 0\npassive-peers = \"anyone\"");
+    we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, ""), "passive", &ours);
+}
+
 #[test]
 fn passive_with_chronyd_leading() {
     let ours = format!("{SOCKETS}passive-peers = \"anyone\"");
