@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use timeball::auth::KeyId;
 use timeball::config::{
-    Access, Clients, Config, DEFAULT_SOCKET, Datapath, Interface, Keys, LogLevel, Metrics, Overrides, Policy,
-    Problem, RateLimit, Reference, ReferenceFlag, ReferenceId, Source, TrustedKeys, Vlan, Workers, XdpMode,
+    Access, Broadcast, BroadcastClient, Clients, ClockControl, Config, DEFAULT_SOCKET, Datapath,
+    FirstStepPolicy, Interface, Keys, LogLevel, ManycastClient, ManycastServer, Metrics, Overrides,
+    PassivePeersPolicy, Peer, Policy, Polling, Pool, Problem, RateLimit, Reference, ReferenceFlag,
+    ReferenceId, Selection, Server, Source, Sources, TrustedKeys, Vlan, Workers, Worth, XdpMode,
     file_to_load, socket_to_ask,
 };
 use timeball::time::NtpDuration;
@@ -38,8 +40,17 @@ fn an_empty_file_is_the_default() {
 #[test]
 fn the_example_spells_out_the_defaults() {
     let expected = Config {
-        reference: Some(Reference::new(Source::System)),
+        reference: Some(Reference::new(Source::Local)),
         interfaces: vec![Interface::new("eth0")],
+        sources: Sources {
+            servers: vec![Server::new("ntp1.example.org")],
+            pools: vec![Pool { members: 4, server: Server::new("pool.example.org") }],
+            peers: vec![Peer { volley: true, server: Server::new("192.0.2.7") }],
+            broadcasts: vec![Broadcast::new([192, 0, 2, 255].into())],
+            broadcast_clients: vec![BroadcastClient::new(BroadcastClient::ANY)],
+            manycast_clients: vec![ManycastClient::new([224, 0, 1, 1].into())],
+            manycast_servers: vec![ManycastServer::new([224, 0, 1, 1].into())],
+        },
         ..Config::default()
     };
     assert_eq!(parse(EXAMPLE), Ok(expected));
@@ -118,8 +129,202 @@ fn every_key_is_read() {
             allow_md5: true,
             trusted: TrustedKeys::Only(vec![key_id(1), key_id(4_294_967_295)]),
         },
+        passive_peers: PassivePeersPolicy::Anyone,
+        selection: Selection { min_sources: 2, max_distance: milliseconds(3000) },
+        clock: ClockControl {
+            step_threshold: None,
+            panic_threshold: NtpDuration::from_seconds(86_400),
+            first_step: FirstStepPolicy::AnySize,
+            drift_file: Some("/var/lib/timeball/drift".into()),
+        },
+        sources: full_sources(),
     };
     assert_eq!(parse(include_str!("configs/full.toml")), Ok(expected));
+}
+
+const fn milliseconds(count: i64) -> NtpDuration {
+    NtpDuration::from_nanoseconds(count * 1_000_000)
+}
+
+fn full_sources() -> Sources {
+    let worth = Worth {
+        prefer: true,
+        trust: true,
+        require: true,
+        noselect: true,
+        offset: milliseconds(-5),
+        max_distance: Some(milliseconds(2000)),
+        max_delay: Some(milliseconds(100)),
+        max_jitter: Some(milliseconds(10)),
+    };
+    let server = Server {
+        address: "fe80::1%eth0".into(),
+        port: 1123,
+        key: Some(key_id(1)),
+        polling: Polling { min_poll: 0, max_poll: 17, iburst: true, burst: true },
+        worth,
+    };
+    // One of the two bounds moves the other.
+    let often = Polling { min_poll: 3, max_poll: 3, ..Polling::default() };
+    let seldom = Polling { min_poll: 12, max_poll: 12, ..Polling::default() };
+    let v6 = [0xff05, 0, 0, 0, 0, 0, 0, 0x101].into();
+    Sources {
+        pools: vec![Pool {
+            members: 16,
+            server: Server { polling: often, ..Server::new("pool.example.org") },
+        }],
+        peers: vec![Peer { volley: false, server: Server { polling: seldom, ..Server::new("peer") } }],
+        servers: vec![server, Server::new("192.0.2.1")],
+        broadcasts: vec![Broadcast {
+            port: 1123,
+            key: Some(key_id(2)),
+            interval: 3,
+            ttl: 255,
+            interface: Some("eth1".into()),
+            ..Broadcast::new(v6)
+        }],
+        broadcast_clients: vec![BroadcastClient {
+            key: Some(key_id(2)),
+            allow_unsigned: true,
+            delay: Some(milliseconds(2)),
+            interface: Some("eth1".into()),
+            worth: Worth { prefer: true, ..Worth::default() },
+            ..BroadcastClient::new(v6)
+        }],
+        manycast_clients: vec![ManycastClient {
+            key: Some(key_id(2)),
+            allow_unsigned: true,
+            enough: 2,
+            most: 2,
+            ttl: 3,
+            timeout: 4,
+            interface: Some("eth1".into()),
+            polling: Polling { iburst: true, ..Polling::default() },
+            worth: Worth::default(),
+            address: v6,
+        }],
+        manycast_servers: vec![ManycastServer {
+            key: Some(key_id(2)),
+            allow_unsigned: true,
+            interface: Some("eth1".into()),
+            address: v6,
+        }],
+    }
+}
+
+#[test]
+fn sources_are_refused_by_name_and_range() {
+    let keys = "[keys]\nfile = \"/k\"\n";
+    for (text, said) in [
+        ("[[server]]\nport = 1", "1: server.address is missing, must be a name or an address"),
+        ("[[server]]\naddress = \"1.2.3\"", "2: server.address = \"1.2.3\": must be a name or an address"),
+        (
+            "[[server]]\naddress = \"a\"\nkey = 1",
+            "3: server.key = 1: must be \"off\" where keys.file gives no keys",
+        ),
+        (
+            "[[server]]\naddress = \"a\"\nkey = 0",
+            "3: server.key = 0: must be \"off\", or the id of a key, 1 to 4294967295",
+        ),
+        (
+            "[[server]]\naddress = \"a\"\nmin-poll = 8\nmax-poll = 7",
+            "3: server.min-poll = 8: must be at most max-poll, which is 7",
+        ),
+        (
+            "[[server]]\naddress = \"a\"\nminpoll = 8",
+            "3: server.minpoll = 8: unknown key, did you mean server.min-poll?",
+        ),
+        (
+            "[[server]]\naddress = \"a\"\noffset = \"2s\"",
+            "3: server.offset = \"2s\": must be \"-1s\" to \"1s\"",
+        ),
+        (
+            "[[server]]\naddress = \"a\"\nmax-delay = \"0s\"",
+            "3: server.max-delay = \"0s\": must be \"off\", or \"1us\" to \"16s\"",
+        ),
+        ("[[pool]]\naddress = \"a\"\nmembers = 17", "3: pool.members = 17: must be 1 to 16"),
+        ("[[peer]]\naddress = \"a\"\nport = 124", "3: peer.port = 124: must be 123"),
+        (
+            "[[broadcast]]\naddress = \"2001:db8::1\"",
+            "2: broadcast.address = \"2001:db8::1\": must be a broadcast address",
+        ),
+        ("[[broadcast]]\naddress = \"224.0.1.1\"\nttl = 0", "3: broadcast.ttl = 0: must be 1 to 255"),
+        (
+            "[[broadcast-client]]\naddress = \"::\"",
+            "2: broadcast-client.address = \"::\": must be \"0.0.0.0\"",
+        ),
+        (
+            "[[broadcast-client]]\naddress = \"0.0.0.0\"\ndelay = \"2s\"",
+            "3: broadcast-client.delay = \"2s\": must be \"measure\", or \"0s\" to \"1s\"",
+        ),
+        (
+            "[[manycast-client]]\naddress = \"10.0.0.1\"",
+            "2: manycast-client.address = \"10.0.0.1\": must be a multicast group",
+        ),
+        (
+            "[[manycast-client]]\naddress = \"224.0.1.1\"\nenough = 11",
+            "3: manycast-client.enough = 11: must be at most most, which is 10",
+        ),
+        (
+            "[[manycast-server]]\naddress = \"224.0.1.1\"\ninterface = \"a/b\"",
+            "3: manycast-server.interface = \"a/b\": must be \"any\"",
+        ),
+        ("[selection]\nmin-sources = 0", "2: selection.min-sources = 0: must be 1 to 16"),
+        (
+            "[clock]\npanic-threshold = \"1ms\"",
+            "2: clock.panic-threshold = \"1ms\": must be \"1s\" to \"24855day\"",
+        ),
+        (
+            "[clock]\ndrift-file = \"drift\"",
+            "2: clock.drift-file = \"drift\": must be \"off\", or an absolute path",
+        ),
+        (
+            "passive-peers = \"yes\"",
+            "1: passive-peers = \"yes\": must be \"refused\", \"authenticated\" or \"anyone\"",
+        ),
+    ] {
+        let told = parse(text).expect_err(text);
+        assert!(
+            told.starts_with(&format!("timeball.toml:{said}")) && told.lines().count() == 1,
+            "{text}:\n{told}"
+        );
+    }
+    assert!(parse(&format!("{keys}[[server]]\naddress = \"a\"\nkey = 1")).is_ok());
+}
+
+#[test]
+fn only_one_keeps_the_clock() {
+    let server = "[[server]]\naddress = \"a\"\n";
+    let system = "[reference]\nsource = \"system\"\n";
+    let told = parse(&format!("{system}{server}")).expect_err("two keepers");
+    assert!(
+        told.starts_with("timeball.toml:1: reference.source = \"system\": must be \"local\", or absent"),
+        "{told}"
+    );
+    assert!(parse(&format!("clock-control = false\n{system}{server}")).is_ok());
+    assert!(parse(&format!("{system}[[broadcast]]\naddress = \"224.0.1.1\"")).is_ok(), "we only tell");
+    let flag = Overrides { reference: Some(ReferenceFlag::System), ..Overrides::default() };
+    let told = parse_with(server, &flag).expect_err("two keepers");
+    assert!(told.starts_with("--reference system: must be"), "{told}");
+}
+
+#[test]
+fn upstream_flags_add_servers_that_are_asked_at_once() {
+    let overrides = Overrides {
+        upstreams: vec![("ntp.example.org".into(), 123), ("2001:db8::1".into(), 1123)],
+        ..Overrides::default()
+    };
+    let config = parse_with("[[server]]\naddress = \"192.0.2.1\"", &overrides).expect("right");
+    let told: Vec<_> = config
+        .sources
+        .servers
+        .iter()
+        .map(|one| (one.address.as_str(), one.port, one.polling.iburst))
+        .collect();
+    assert_eq!(
+        told,
+        [("192.0.2.1", 123, false), ("ntp.example.org", 123, true), ("2001:db8::1", 1123, true)]
+    );
 }
 
 fn key_id(number: u32) -> KeyId {
@@ -483,11 +688,13 @@ fn any_config() -> impl Strategy<Value = Config> {
         (6_u32..=20).prop_map(|log2| Clients { entries: 1 << log2 }),
         any_metrics(),
         any_keys(),
+        prop::option::of(Just(full_sources())),
     );
     (scalars, cores, tables).prop_map(|(scalars, cores, tables)| {
         let (port, datapath, workers, [busy_poll, clock_control, kod], priority, log, socket) = scalars;
         let realtime_priority = priority.filter(|_| !busy_poll && workers != Workers::Count(0));
-        let (reference, mut interfaces, access, rate_limit, clients, metrics, keys) = tables;
+        let (reference, mut interfaces, access, rate_limit, clients, metrics, keys, sources) = tables;
+        let has_keys = keys.file.is_some();
         for (number, interface) in interfaces.iter_mut().enumerate() {
             interface.name = format!("eth{number}");
         }
@@ -509,6 +716,11 @@ fn any_config() -> impl Strategy<Value = Config> {
             clients,
             metrics,
             keys,
+            passive_peers: PassivePeersPolicy::Refused,
+            // The other properties of sources have a test of their own, with and without keys.
+            selection: Selection { min_sources: 3, ..Selection::default() },
+            clock: ClockControl::default(),
+            sources: sources.filter(|_| has_keys && !clock_control).unwrap_or_default(),
         }
     })
 }

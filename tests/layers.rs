@@ -20,11 +20,14 @@ const LAYERS: [(&str, &[&str], bool); 14] = [
     ("serve", &["time", "wire", "auth", "snapshot", "metrics"], true),
     ("control", &["time", "wire", "auth", "snapshot"], true),
     ("clock", &["time", "wire", "sys", "snapshot"], false),
-    ("config", &["time", "wire", "auth", "serve"], false),
+    ("config", &["time", "wire", "auth", "serve", "control"], false),
     ("datapath", &["time", "wire", "sys", "metrics"], false),
     (
         "daemon",
-        &["time", "wire", "sys", "auth", "snapshot", "metrics", "serve", "clock", "config", "datapath"],
+        &[
+            "time", "wire", "sys", "auth", "snapshot", "metrics", "serve", "control", "clock", "config",
+            "datapath",
+        ],
         false,
     ),
     ("load", &["time", "wire", "sys"], false),

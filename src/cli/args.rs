@@ -32,7 +32,7 @@ pub struct Arguments {
 
     /// Unix socket of the running daemon, an absolute path
     ///
-    /// `serve` listens on it; `status` and `clients` ask there. Default: what the configuration says, else
+    /// `serve` listens on it; `status`, `sources` and `clients` ask there. Default: what the configuration says, else
     /// /run/timeball/timeball.sock.
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<String>,
@@ -46,7 +46,8 @@ pub enum Command {
     /// Serve NTP until told to stop
     ///
     /// With neither --config nor --interface, /etc/timeball/timeball.toml is read if it is there. Without a source
-    /// of time (--local-stratum, --reference or the configuration's) clients are told that we are not synchronised.
+    /// of time (--upstream, --local-stratum, --reference or the configuration's) clients are told that we are not
+    /// synchronised.
     #[command(after_long_help = SERVE_EXAMPLES)]
     Serve(ServeArguments),
     /// Check a configuration and show what it comes to
@@ -61,6 +62,8 @@ pub enum Command {
     Query(QueryArguments),
     /// Show what the running daemon does: path, mode, queues, replies, refusals, drops
     Status(StatusArguments),
+    /// Show the sources that the clock is set by, and why not by the others
+    Sources(StatusArguments),
     /// Show the clients that ask the running daemon most
     Clients(ClientsArguments),
     /// Load a server with many clients' requests and measure how it answers
@@ -80,6 +83,8 @@ const SERVE_EXAMPLES: &str = "\
 Examples:
   timeball serve --interface eth0 --local-stratum 10
       Serve this machine's own clock over AF_XDP on eth0.
+  timeball serve --interface eth0 --upstream ntp1.example.org --upstream ntp2.example.org
+      Set the clock by two servers, and serve it.
   timeball serve --interface eth0,eth1 --reference system --no-clock-control
       Serve the clock that chronyd keeps, on two interfaces.
   timeball serve --config timeball.toml --datapath socket
@@ -107,6 +112,10 @@ pub struct ServeArguments {
     /// Serve these interfaces through AF_XDP, with the file's settings for them if it has any, and no others
     #[arg(long, value_name = "IF[,IF]", value_delimiter = ',')]
     pub interface: Vec<String>,
+
+    /// Ask this server for the time; may be given several times. Without --no-clock-control the clock is set by them
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub upstream: Vec<Server>,
 
     /// Serve this machine's own clock, whether or not anything keeps it right, at this stratum (1 to 15)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -173,7 +182,7 @@ pub struct QueryArguments {
     pub samples: u8,
 }
 
-/// `timeball status`
+/// `timeball status`, `timeball sources`
 #[derive(Clone, PartialEq, Debug, Args)]
 pub struct StatusArguments {
     /// For programs
@@ -208,6 +217,7 @@ impl ServeArguments {
             port: self.port,
             socket: socket.map(str::to_owned),
             metrics: self.metrics.clone(),
+            upstreams: self.upstream.iter().map(|server| (server.host.clone(), server.port)).collect(),
         }
     }
 }
@@ -353,7 +363,7 @@ mod tests {
         let overrides = serve(
             "timeball serve --interface a,b --interface c --local-stratum 10 --datapath af-xdp \
              --no-clock-control --port 1123 --socket /tmp/s \
-             --metrics 127.0.0.1:9124",
+             --metrics 127.0.0.1:9124 --upstream ntp.example.org --upstream [2001:db8::1]:1123",
         );
         let expected = Overrides {
             interfaces: vec!["a".into(), "b".into(), "c".into()],
@@ -363,6 +373,7 @@ mod tests {
             port: Some(1123),
             socket: Some("/tmp/s".into()),
             metrics: Some("127.0.0.1:9124".into()),
+            upstreams: vec![("ntp.example.org".into(), 123), ("2001:db8::1".into(), 1123)],
         };
         assert_eq!(overrides, expected);
         assert_eq!(serve("timeball serve"), Overrides::default());
@@ -371,7 +382,7 @@ mod tests {
 
     #[test]
     fn socket_is_understood_before_and_after_every_command() {
-        for command in ["serve", "check", "query h", "status", "clients"] {
+        for command in ["serve", "check", "query h", "status", "sources", "clients"] {
             for line in [format!("timeball --socket /s {command}"), format!("timeball {command} --socket /s")]
             {
                 assert_eq!(parse(&line).expect("the line is right").socket.as_deref(), Some("/s"), "{line}");

@@ -12,6 +12,7 @@ mod load;
 mod log;
 mod query;
 mod show;
+mod sources;
 mod table;
 
 use crate::config::{self, Config, DEFAULT_PATH, LogLevel, Overrides, Problems};
@@ -43,6 +44,7 @@ pub fn run() -> ExitCode {
             .and_then(|config| check::check(&config, check)),
         Command::Query(query) => query::query(query),
         Command::Status(status) => show::status(&daemon_socket(socket), status.json),
+        Command::Sources(sources) => show::sources(&daemon_socket(socket), sources.json),
         Command::Clients(clients) => show::clients(&daemon_socket(socket), clients.top, clients.json),
         #[cfg(feature = "load")]
         Command::Load(arguments) => load::load(arguments),

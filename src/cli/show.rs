@@ -15,6 +15,10 @@ pub(super) fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     show(socket, "status", json, status_text)
 }
 
+pub(super) fn sources(socket: &Path, json: bool) -> Result<(), Failure> {
+    show(socket, "sources", json, super::sources::text)
+}
+
 pub(super) fn clients(socket: &Path, top: u32, json: bool) -> Result<(), Failure> {
     show(socket, &format!("clients {top}"), json, clients_text)
 }
@@ -63,6 +67,9 @@ fn status_text(report: &StatusReport) -> String {
         clock.root_delay_seconds,
         clock.root_dispersion_seconds
     );
+    if report.synchronisation.sources > 0 {
+        let _ = writeln!(text, "sources  {}", super::sources::synchronisation(&report.synchronisation));
+    }
     if let Some(problem) = &clock.problem {
         let _ = writeln!(text, "problem  {problem}");
     }

@@ -1,7 +1,7 @@
 //! Columns that line up.
 
 /// What may follow a number in a column of numbers.
-const UNITS: [&str; 4] = [" ns", " us", " ms", " s"];
+const UNITS: [&str; 7] = [" ns", " us", " ms", " s", " min", " h", " d"];
 
 /// Joins rows into lines, each column as wide as its widest cell; numbers (and "-") to the right, words to the
 /// left. The first row is the heading.
@@ -30,7 +30,7 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
 fn is_number(cell: &str) -> bool {
     let cell = UNITS.iter().find_map(|unit| cell.strip_suffix(unit)).unwrap_or(cell);
     cell == "-"
-        || cell.starts_with(|first: char| first.is_ascii_digit() || first == '+')
+        || cell.starts_with(|first: char| first.is_ascii_digit() || first == '+' || first == '-')
             && cell.chars().all(|character| !character.is_alphabetic() && character != ':')
 }
 

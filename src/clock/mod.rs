@@ -1,8 +1,13 @@
 //! Clocks as the server sees them.
 //!
-//! Owns, for now: what the served time is worth when somebody else keeps the machine's clock ([`Reference`]).
-//! Does not own: reading any clock; the kernel's answer is an argument, so that every state can be injected.
+//! Owns: what the served time is worth when somebody else keeps the machine's clock ([`Reference`]), the clock that we
+//! steer ([`Clock`]), and what is remembered of it ([`DriftFile`]). Does not own: reading the time; the kernel's answer
+//! about its clock is an argument, so that every state can be injected.
 
+mod drift;
 mod reference;
+mod steering;
 
+pub use drift::DriftFile;
 pub use reference::{Reference, ReferenceKind, Trouble};
+pub use steering::{Clock, Kept, SystemClock, UntouchedClock};

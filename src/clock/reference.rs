@@ -50,7 +50,7 @@ impl fmt::Display for Trouble {
         match self {
             Self::NoReference => formatter.write_str(
                 "no time reference is configured, so stratum 16 is served; \
-                 give --reference system or --local-stratum N",
+                 give --upstream HOST, --reference system or --local-stratum N",
             ),
             Self::KernelUnsynchronised => formatter.write_str(
                 "the kernel says that its clock is not synchronised, so stratum 16 is served; \

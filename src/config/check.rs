@@ -5,13 +5,13 @@
 //! The one idea a newcomer lacks: each key is named here once and nowhere else; what is not read here is unknown.
 
 use super::model::{Access, Clients, Config, Interface, Keys, Metrics, RateLimit, Reference, Source};
-use super::problem::{Problem, Problems, Setting};
+use super::problem::{Place, Problem, Problems, Setting};
 use super::raw::{Node, Raw, Value};
 use super::section::{Converted, Report, Section, choices, integer};
 use super::values::{
     ReferenceId, TrustedKeys, Vlan, Workers, is_interface_name, parse_address_or_off, prefix,
 };
-use super::{Datapath, duration};
+use super::{Datapath, check_sources, duration};
 use crate::auth::KeyId;
 use crate::time::NtpDuration;
 use ipnet::IpNet;
@@ -36,6 +36,9 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
     let default = Config::default();
     let datapath_given = top.setting("datapath");
     let priority_given = top.setting("realtime-priority");
+    let reference_given = top.setting("reference");
+    let keys = keys(top.section("keys"));
+    let has_keys = keys.file.is_some();
     let config = Config {
         port: top.integer("port", 1..=65_535).unwrap_or(default.port),
         datapath: top.choice("datapath").unwrap_or_default(),
@@ -50,14 +53,19 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
         clock_control: top.boolean("clock-control").unwrap_or(default.clock_control),
         kod: top.boolean("kod").unwrap_or(default.kod),
         log: top.choice("log").unwrap_or_default(),
+        passive_peers: top.choice("passive-peers").unwrap_or_default(),
         reference: reference(top.section("reference")),
         interfaces: interfaces(&mut top),
         access: access(top.section("access")),
         rate_limit: rate_limit(top.section("rate-limit")),
         clients: clients(top.section("clients")),
         metrics: metrics(top.section("metrics")),
-        keys: keys(top.section("keys")),
+        keys,
+        selection: check_sources::selection(top.section("selection")),
+        clock: check_sources::clock(top.section("clock")),
+        sources: check_sources::sources(&mut top, has_keys),
     };
+    check_keeper(&config, reference_given, top.report);
     if let (Datapath::AfXdp, true, Some(setting)) =
         (config.datapath, config.interfaces.is_empty(), datapath_given)
     {
@@ -70,6 +78,20 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
     }
     top.finish();
     report.into_result(config)
+}
+
+/// Nobody else may keep the clock that we set by our sources.
+fn check_keeper(config: &Config, given: Option<Setting>, report: &mut Report) {
+    let is_kept = config.reference.as_ref().is_some_and(|reference| reference.source == Source::System);
+    if let (true, true, true, Some(table)) =
+        (is_kept, config.clock_control, config.sources.give_time(), given)
+    {
+        let value = if matches!(table.place, Place::Flag(_)) { "system" } else { "\"system\"" };
+        let setting = Setting { key: "reference.source".to_owned(), value: value.to_owned(), ..table };
+        let allowed = "\"local\", or absent, where we set the clock by sources of our own (clock-control = false: we \
+                       do not)";
+        report.invalid(setting, allowed);
+    }
 }
 
 fn workers(value: &Value) -> Converted<Workers> {
@@ -279,7 +301,8 @@ fn metrics_address(value: &Value, allow_remote: bool) -> Converted<Option<Socket
 }
 
 fn keys(mut section: Section<'_>) -> Keys {
-    let file = section.value("file", key_file).flatten();
+    let file =
+        section.value("file", |value| absolute_path_or_off(value, "/etc/timeball/timeball.keys")).flatten();
     let allow_md5 = section.boolean("allow-md5").unwrap_or_default();
     let trusted_given = section.setting("trusted");
     let trusted = section.value("trusted", trusted_keys).unwrap_or_default();
@@ -290,11 +313,11 @@ fn keys(mut section: Section<'_>) -> Keys {
     Keys { file, allow_md5, trusted }
 }
 
-fn key_file(value: Value) -> Converted<Option<PathBuf>> {
+pub(super) fn absolute_path_or_off(value: Value, example: &str) -> Converted<Option<PathBuf>> {
     match value {
         Value::Text(text) if text == "off" => Ok(None),
         Value::Text(text) if Path::new(&text).is_absolute() && !text.contains('\0') => Ok(Some(text.into())),
-        _ => Err(r#""off", or an absolute path in quotes, like "/etc/timeball/timeball.keys""#.to_owned()),
+        _ => Err(format!(r#""off", or an absolute path in quotes, like "{example}""#)),
     }
 }
 

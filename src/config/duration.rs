@@ -39,6 +39,14 @@ pub fn parse(text: &str) -> Option<NtpDuration> {
     (nanoseconds <= longest).then_some(NtpDuration::from_nanoseconds(nanoseconds))
 }
 
+/// The same with a `-` before it where it is negative.
+pub(super) fn parse_signed(text: &str) -> Option<NtpDuration> {
+    match text.strip_prefix('-') {
+        Some(magnitude) => parse(magnitude).map(|length| -length),
+        None => parse(text),
+    }
+}
+
 /// Digits only: no sign, no space, not empty.
 fn digits(text: &str) -> Option<i64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
@@ -55,6 +63,33 @@ pub(super) fn text(duration: NtpDuration) -> String {
 /// For `#[serde(serialize_with)]`.
 pub(super) fn serialize<S: Serializer>(duration: &NtpDuration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&text(*duration))
+}
+
+/// The same, and `off` for none.
+pub(super) fn serialize_or_off<S: Serializer>(
+    duration: &Option<NtpDuration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serialize_or("off", *duration, serializer)
+}
+
+/// The same, and `measure` for none.
+pub(super) fn serialize_or_measure<S: Serializer>(
+    duration: &Option<NtpDuration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serialize_or("measure", *duration, serializer)
+}
+
+fn serialize_or<S: Serializer>(
+    none: &str,
+    duration: Option<NtpDuration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => serialize(&duration, serializer),
+        None => serializer.serialize_str(none),
+    }
 }
 
 #[cfg(test)]
@@ -81,6 +116,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn signed_ones_print_what_reads_back(nanoseconds in -2_000_000_000_000_000_000_i64..2_000_000_000_000_000_000) {
+            let duration = NtpDuration::from_nanoseconds(nanoseconds);
+            prop_assert_eq!(parse_signed(&text(duration)), Some(duration));
+        }
+
         #[test]
         fn prints_what_reads_back(nanoseconds in 0_i64..2_000_000_000_000_000_000) {
             let duration = NtpDuration::from_nanoseconds(nanoseconds);

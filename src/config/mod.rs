@@ -12,12 +12,14 @@
 //! just that, and not what a package once put there.
 
 mod check;
+mod check_sources;
 mod duration;
 mod model;
 mod overrides;
 mod problem;
 mod raw;
 mod section;
+mod sources;
 mod values;
 
 pub use duration::parse as parse_duration;
@@ -27,6 +29,10 @@ pub use model::{
 };
 pub use overrides::{Overrides, ReferenceFlag};
 pub use problem::{Hint, PROBLEMS_SHOWN_MAX, Place, Problem, Problems, Setting};
+pub use sources::{
+    Broadcast, BroadcastClient, ClockControl, FirstStepPolicy, ManycastClient, ManycastServer,
+    PassivePeersPolicy, Peer, Polling, Pool, Selection, Server, Sources, Worth,
+};
 pub use values::{ReferenceId, TrustedKeys, Vlan, Workers};
 
 use raw::Raw;

@@ -5,6 +5,7 @@
 //! The one idea a newcomer lacks: there is no state in here that `check` would refuse; a field's documented range
 //! holds, so nobody checks it again.
 
+use super::sources::{ClockControl, PassivePeersPolicy, Selection, Sources};
 use super::values::{ReferenceId, TrustedKeys, Vlan, Workers};
 use super::{DEFAULT_SOCKET, duration, values};
 use crate::time::NtpDuration;
@@ -40,7 +41,10 @@ pub struct Config {
     pub kod: bool,
     /// What is logged.
     pub log: LogLevel,
-    /// Where the time comes from. `None`: nowhere, we serve as unsynchronised (stratum 16).
+    /// Who may become a passive peer of ours.
+    pub passive_peers: PassivePeersPolicy,
+    /// Where the time comes from while no source is selected. `None`: nowhere, we serve as unsynchronised (stratum
+    /// 16).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<Reference>,
     /// Interfaces to serve through AF_XDP, names unique. None of them: kernel sockets on every interface.
@@ -56,6 +60,13 @@ pub struct Config {
     pub metrics: Metrics,
     /// The symmetric keys.
     pub keys: Keys,
+    /// Which sources are believed.
+    pub selection: Selection,
+    /// How the clock is steered.
+    pub clock: ClockControl,
+    /// Whom we ask, whom we tell.
+    #[serde(flatten)]
+    pub sources: Sources,
 }
 
 impl Default for Config {
@@ -71,6 +82,7 @@ impl Default for Config {
             clock_control: true,
             kod: false,
             log: LogLevel::default(),
+            passive_peers: PassivePeersPolicy::default(),
             reference: None,
             interfaces: Vec::new(),
             access: Access::default(),
@@ -78,6 +90,9 @@ impl Default for Config {
             clients: Clients::default(),
             metrics: Metrics::default(),
             keys: Keys::default(),
+            selection: Selection::default(),
+            clock: ClockControl::default(),
+            sources: Sources::default(),
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Overrides {
     pub socket: Option<String>,
     /// `--metrics`.
     pub metrics: Option<String>,
+    /// `--upstream`: servers besides the file's, name or address and port, asked with `iburst`.
+    pub upstreams: Vec<(String, u16)>,
 }
 
 /// A flag that says where the time comes from.
@@ -55,6 +57,7 @@ impl Overrides {
             reference.apply(&mut raw.root);
         }
         self.add_interfaces(&mut raw.root);
+        self.add_upstreams(&mut raw.root);
         self.set_metrics(&mut raw.root);
     }
 
@@ -84,6 +87,25 @@ impl Overrides {
                 let name = node(FLAG, Value::Text(name.clone()));
                 tables.push(node(FLAG, Value::Table(Table::from([("name".to_owned(), name)]))));
             }
+        }
+    }
+
+    /// Whoever names a server by hand waits for it.
+    fn add_upstreams(&self, root: &mut Table) {
+        const FLAG: &str = "--upstream";
+        if self.upstreams.is_empty() {
+            return;
+        }
+        let servers = root.entry("server".to_owned()).or_insert_with(|| node(FLAG, Value::Array(vec![])));
+        let Value::Array(tables) = &mut servers.value else { return };
+        for (address, port) in &self.upstreams {
+            let entries = [
+                ("address", Value::Text(address.clone())),
+                ("port", Value::Integer((*port).into())),
+                ("iburst", Value::Boolean(true)),
+            ];
+            let entries = entries.map(|(key, value)| (key.to_owned(), node(FLAG, value)));
+            tables.push(node(FLAG, Value::Table(Table::from(entries))));
         }
     }
 

@@ -51,7 +51,8 @@ impl Report {
     fn hint(&self, prefix: &str, path: &str) -> Hint {
         let key = path.strip_prefix(prefix).unwrap_or(path).to_ascii_lowercase();
         let near = |(known_prefix, known): &&(String, &'static str)| {
-            (edit_distance(&key, known), known_prefix != prefix)
+            // Letters that changed places are likelier than others: "prot" is two edits from "port" and from "pool".
+            (edit_distance(&key, known), sorted(&key) != sorted(known), known_prefix != prefix)
         };
         let nearest = self.known.iter().min_by_key(near).filter(|_| key.len() <= SUGGESTION_KEY_MAX);
         match nearest {
@@ -65,6 +66,12 @@ impl Report {
             }
         }
     }
+}
+
+fn sorted(key: &str) -> Vec<u8> {
+    let mut letters = key.as_bytes().to_vec();
+    letters.sort_unstable();
+    letters
 }
 
 /// Levenshtein's distance: how many bytes to insert, delete or replace.
@@ -118,6 +125,14 @@ impl<'r> Section<'r> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// The table lacks a key that it must have.
+    pub(super) fn report_missing(&mut self, key: &str, allowed: &str) {
+        if let Some(place) = self.place.clone() {
+            let key = self.path(key);
+            self.report.add(Problem::Missing { place, key, allowed: allowed.to_owned() });
+        }
     }
 
     /// Is the key there, right or wrong?

@@ -5,6 +5,7 @@
 //! The one idea a newcomer lacks: each reads back from what it prints, because `timeball check` prints a
 //! configuration that loads again.
 
+use super::raw::Value;
 use crate::auth::KeyId;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
@@ -172,6 +173,19 @@ pub(super) fn number_or_off<S: Serializer>(number: &Option<u8>, serializer: S) -
     }
 }
 
+/// The id of a key, or `off`.
+pub(super) fn key_or_off<S: Serializer>(key: &Option<KeyId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match key {
+        Some(key) => serializer.serialize_u32(key.number()),
+        None => serializer.serialize_str("off"),
+    }
+}
+
+/// A name, or `any`.
+pub(super) fn name_or_any<S: Serializer>(name: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name.as_deref().unwrap_or("any"))
+}
+
 /// A path, or `off`.
 pub(super) fn path_or_off<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     match path {
@@ -197,6 +211,27 @@ impl Serialize for TrustedKeys {
             Self::Only(ids) => serializer.collect_seq(ids.iter().map(|id| id.number())),
         }
     }
+}
+
+/// The longest name of a host (RFC 1035 section 2.3.4).
+const HOST_NAME_MAX: usize = 253;
+
+/// A host's name, or its address, perhaps with a scope: `fe80::1%eth0`.
+pub(super) fn host(value: &Value) -> Option<String> {
+    let Value::Text(text) = value else { return None };
+    let (address, scope) = text.split_once('%').unwrap_or((text, "scope"));
+    let is_address = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V6(_)) => is_interface_name(scope),
+        Ok(IpAddr::V4(_)) => scope == "scope" && !text.contains('%'),
+        Err(_) => false,
+    };
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    // All digits and dots is an address gone wrong.
+    let is_name = (1..=HOST_NAME_MAX).contains(&text.len())
+        && text.bytes().all(is_letter)
+        && !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        && !text.starts_with(['.', '-']);
+    (is_address || is_name).then(|| text.clone())
 }
 
 /// Could the kernel have an interface of this name? Its own rule (`dev_valid_name`), and ASCII only.
@@ -277,6 +312,20 @@ mod tests {
         assert!(refused("fd99::1/64").starts_with("\"fd99::/64\""));
         assert!(refused("::ffff:10.0.0.0/104").starts_with("\"10.0.0.0/8\""));
         assert!(refused("10.0.0.0/33").starts_with("an address"));
+    }
+
+    #[test]
+    fn hosts_are_names_and_addresses() {
+        let host = |text: &str| host(&Value::Text(text.to_owned()));
+        for text in ["ntp.example.org", "a", "192.0.2.1", "2001:db8::1", "fe80::1%eth0", "0.pool.ntp.org"] {
+            assert_eq!(host(text).as_deref(), Some(text));
+        }
+        let long = "a".repeat(254);
+        for text in
+            ["", "a b", "1.2.3", "1.2.3.4:123", "[::1]", "192.0.2.1%eth0", "fe80::1%", ".a", "-a", &long]
+        {
+            assert_eq!(host(text), None, "{text}");
+        }
     }
 
     proptest! {

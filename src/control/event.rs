@@ -8,6 +8,7 @@
 pub use crate::auth::{Authentication, KeyId};
 
 use super::source::{SourceConfiguration, SourceId};
+use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Timestamp};
 use crate::wire::Header;
 use std::net::{IpAddr, SocketAddr};
@@ -184,6 +185,9 @@ pub enum Event<Handle = SendHandle> {
     RemoveSource(SourceId),
     /// Somebody else stepped the clock, by so much (positive: forward).
     ClockStepped(NtpDuration),
+    /// What is served while no source is selected: the machine's own clock by decree (chrony's `local`), what another
+    /// keeper of the clock says of it, or that there is none, which is so until this is said.
+    Reference(SystemSnapshot),
 }
 
 impl Event {
@@ -203,6 +207,7 @@ impl Event {
             }
             Self::RemoveSource(source) => Event::RemoveSource(*source),
             Self::ClockStepped(offset) => Event::ClockStepped(*offset),
+            Self::Reference(snapshot) => Event::Reference(*snapshot),
         }
     }
 }
@@ -224,6 +229,7 @@ impl Event<SendNumber> {
             }
             Self::RemoveSource(source) => Event::RemoveSource(*source),
             Self::ClockStepped(offset) => Event::ClockStepped(*offset),
+            Self::Reference(snapshot) => Event::Reference(*snapshot),
         })
     }
 }

@@ -115,7 +115,7 @@ impl fmt::Display for News {
             }
             Self::StateChanged { remote, state } => write!(formatter, "{remote} {}: {state}", state.name()),
             Self::SystemPeer(Some(remote)) => write!(formatter, "synchronised to {remote}"),
-            Self::SystemPeer(None) => formatter.write_str("not synchronised; stratum 16 is served"),
+            Self::SystemPeer(None) => formatter.write_str("no longer synchronised to any source"),
             Self::AlreadySource { remote } => {
                 write!(formatter, "{remote} is a source already, and counts only once")
             }

@@ -7,6 +7,7 @@
 //! know only what they serve. What the first has to say reaches the others by value: the snapshot of the clock
 //! through a seqlock, queues and questions through a mailbox, sockets through the group they belong to.
 
+pub mod associations;
 pub mod control_socket;
 mod conversation;
 pub mod counters;

@@ -20,12 +20,13 @@ pub(super) fn answer(server: &mut Server, question: &str) -> Vec<u8> {
     let mut words = question.split_ascii_whitespace();
     match (words.next(), words.next(), words.next()) {
         (Some("status"), None, None) => json(&status(server)),
+        (Some("sources"), None, None) => json(&server.associations.report()),
         (Some("clients"), None, None) => json(&clients(server, TOP_DEFAULT)),
         (Some("clients"), Some(top), None) => match top.parse() {
             Ok(top) => json(&clients(server, top)),
             Err(_) => refusal("how many clients?"),
         },
-        _ => refusal("unknown question; known are: status, clients [N]"),
+        _ => refusal("unknown question; known are: status, sources, clients [N]"),
     }
 }
 
@@ -57,6 +58,7 @@ fn status(server: &mut Server) -> StatusReport {
         uptime_seconds: server.started.elapsed().as_secs_f64(),
         port: config.port,
         clock: clock_report(server),
+        synchronisation: server.associations.synchronisation(),
         interfaces: server.links.report(&dropped, &queues),
         workers,
         socket_addresses: server.group.addresses().map(|local| local.address().to_string()).collect(),
@@ -96,7 +98,9 @@ fn memory(server: &Server, queues: &[QueueReport]) -> MemoryReport {
 
 fn clock_report(server: &Server) -> ClockReport {
     let snapshot: SystemSnapshot = server.current_snapshot();
+    let is_by_sources = server.associations.is_synchronised();
     let source = match server.reference_kind() {
+        _ if is_by_sources => "sources",
         ReferenceKind::Local => "local",
         ReferenceKind::System => "system",
         ReferenceKind::None => "none",
@@ -117,7 +121,13 @@ fn clock_report(server: &Server) -> ClockReport {
         precision: snapshot.precision.0,
         root_delay_seconds: snapshot.root_delay.seconds(),
         root_dispersion_seconds: dispersion.seconds(),
-        problem: server.trouble.as_ref().map(ToString::to_string),
+        problem: match &server.trouble {
+            _ if is_by_sources => None,
+            None if !snapshot.is_synchronised() => {
+                Some("no source is selected, so stratum 16 is served; `timeball sources` says why".to_owned())
+            }
+            trouble => trouble.as_ref().map(ToString::to_string),
+        },
     }
 }
 

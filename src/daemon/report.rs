@@ -1,6 +1,7 @@
 //! What `timeball status` and `timeball clients` say: the daemon fills it in, the command line reads it, both as
 //! the same types. The JSON of `--json` is exactly this.
 
+use super::associations::SynchronisationReport;
 use super::counters::PathReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ pub struct StatusReport {
     pub port: u16,
     /// What it says of its clock.
     pub clock: ClockReport,
+    /// How its clock is kept by sources.
+    #[serde(default)]
+    pub synchronisation: SynchronisationReport,
     /// Each interface, or none if only kernel sockets are used.
     pub interfaces: Vec<InterfaceReport>,
     /// Each worker.
@@ -37,7 +41,7 @@ pub struct StatusReport {
 /// What replies say of the clock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClockReport {
-    /// `local`, `system` or `none`.
+    /// `sources`, `local`, `system` or `none`.
     pub source: String,
     /// Is there a reference?
     pub synchronised: bool,

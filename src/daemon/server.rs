@@ -1,6 +1,7 @@
 //! The control thread: starts everything, watches the machine, the clock and the signals, answers questions, and
 //! ends everything in the right order.
 
+use super::associations::Associations;
 use super::control_socket::{ControlSocket, ControlSocketError};
 use super::counters::WorkerCounters;
 use super::crew::Crew;
@@ -11,10 +12,11 @@ use super::news::News;
 #[cfg(feature = "metrics")]
 use super::prometheus::{self, Exporter};
 use super::questions;
-use super::worker::{Notice, Passed, Worker};
-use crate::auth::KeyTable;
+use super::worker::{Notice, Passed, ToControl, Worker};
+use crate::auth::{KeyId, KeyTable};
 use crate::clock::{Reference, ReferenceKind, Trouble};
 use crate::config::{self, Config, Interface, Policy as AccessPolicy, Workers};
+use crate::control::StampKind;
 use crate::datapath::interface::{InterfaceFacts, InterfaceWatch, View};
 use crate::datapath::steering::PrefixAction;
 use crate::datapath::udp::{LocalAddress, OpenError, UdpGroup};
@@ -23,7 +25,7 @@ use crate::serve::clients::{ClientKeying, ClientStatistics, PrefixLengths};
 use crate::serve::limit::{Lottery, RateLimiter, RateParameters};
 use crate::serve::{Policy, Responder};
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
-use crate::sys::process::{self, PollEntry};
+use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::signal::{Signal, SignalFd};
 use crate::sys::socket::UdpOptions;
 use crate::sys::{clock, memory};
@@ -89,6 +91,14 @@ pub enum ServeError {
     /// The keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// A source's key is not in the key file.
+    #[error("source {address}: key {key} is not in the key file")]
+    NoSuchKey {
+        /// The key.
+        key: KeyId,
+        /// The source.
+        address: String,
+    },
     /// Another daemon is there.
     #[error(transparent)]
     ControlSocket(#[from] ControlSocketError),
@@ -128,6 +138,7 @@ impl ServeError {
             | Self::NoSuchQueue { .. }
             | Self::NoSuchCpu { .. }
             | Self::Keys(_)
+            | Self::NoSuchKey { .. }
             | Self::Access(_) => 2,
             _ => 1,
         }
@@ -174,7 +185,10 @@ pub(super) struct Server {
     exporter: Option<Exporter>,
     socket_news: News,
     notices: Receiver<Notice>,
+    /// Readable when there may be notices.
+    noticed: Arc<Waker>,
     pub(super) unsolicited: BTreeMap<Mode, u64>,
+    pub(super) associations: Associations,
 }
 
 impl Server {
@@ -200,6 +214,15 @@ impl Server {
 
         let keys = load_keys(config)?;
         let access = Arc::new(access_list(config)?);
+        let associations = Associations::new(
+            config,
+            precision,
+            Arc::clone(&keys.all),
+            Arc::clone(&access),
+            Arc::clone(&snapshot),
+        );
+        let associations = associations.map_err(system("random seed"))?;
+        let keys = keys.for_clients;
         let dropped = dropped_prefixes(&access, config.kod);
         let policy = policy(config, access)?;
         let limiters = [policy.limiter.clone(), policy.kiss_limiter.clone()];
@@ -208,6 +231,8 @@ impl Server {
         let options = UdpOptions { device: None, receive_buffer: Some(RECEIVE_BUFFER) };
         let (group, ports) = UdpGroup::new(config.port, workers.max(1), options);
         let (to_control, notices) = bounded(NOTICES_MAX);
+        let noticed = Arc::new(Waker::new().map_err(system("waker"))?);
+        let to_control = ToControl::new(to_control, Arc::clone(&noticed));
         let mut statistics = Vec::new();
         let workers_ready = ports.into_iter().enumerate().map(|(index, sockets)| {
             let own =
@@ -258,7 +283,9 @@ impl Server {
             exporter: None,
             socket_news: News::default(),
             notices,
+            noticed,
             unsolicited: BTreeMap::new(),
+            associations,
         };
         server.begin().inspect_err(|_| server.stop())?;
         #[cfg(feature = "metrics")]
@@ -281,6 +308,7 @@ impl Server {
             return Err(error.into());
         }
         self.links.reconcile(self.watch.view(), &mut self.crew);
+        self.associations.follow(&self.config, self.watch.view());
         if let Some(reason) = self.links.missing_af_xdp() {
             return Err(ServeError::NoAfXdp(reason));
         }
@@ -300,6 +328,10 @@ impl Server {
             let crew_end = entries.len();
             let watched = self.watch.fd().map(|fd| fd.as_raw_fd());
             entries.extend(watched.map(PollEntry::readable));
+            let associations_start = entries.len();
+            self.associations.add_poll_entries(&mut entries);
+            let associations_end = entries.len();
+            entries.push(PollEntry::readable(self.noticed.as_fd().as_raw_fd()));
             if let Some(socket) = &self.control_socket {
                 entries.extend(socket.descriptors().map(|fd| PollEntry::readable(fd.as_raw_fd())));
             }
@@ -312,11 +344,16 @@ impl Server {
             let crew_wait = self.crew.serve(crew_entries);
             let interfaces_changed =
                 watched.is_some() && entries.get(crew_end).is_some_and(PollEntry::is_ready);
+            // Inline, they came just now.
+            self.noticed.clear();
+            self.take_notices();
+            let own_entries = entries.get(associations_start..associations_end).unwrap_or_default();
+            let associations_wait = self.associations.turn(own_entries);
             let tick = Instant::now() >= next_tick;
             if tick {
                 next_tick = Instant::now() + TICK;
                 self.publish_clock();
-                self.take_notices();
+                self.associations.tick();
                 if self.crew.has_lost_one() {
                     return Err(ServeError::WorkerLost);
                 }
@@ -326,7 +363,8 @@ impl Server {
             }
             self.answer_questions();
             wait = next_tick.saturating_duration_since(Instant::now());
-            wait = crew_wait.map_or(wait, |crew| wait.min(crew));
+            let others = [crew_wait, associations_wait, self.has_notices().then_some(Duration::ZERO)];
+            wait = others.into_iter().flatten().fold(wait, Duration::min);
             if self.control_socket.as_ref().is_some_and(ControlSocket::is_writing) {
                 wait = wait.min(WRITING);
             }
@@ -352,7 +390,10 @@ impl Server {
     fn reload_keys(&mut self) {
         warn!("SIGHUP: only the keys are read again; restart to read the configuration");
         match load_keys(&self.config) {
-            Ok(keys) => self.crew.set_keys(&keys),
+            Ok(keys) => {
+                self.crew.set_keys(&keys.for_clients);
+                self.associations.set_keys(keys.all);
+            }
             Err(error) => error!(%error, "the keys stay as they are"),
         }
     }
@@ -362,6 +403,7 @@ impl Server {
         self.links.detach();
         self.crew.stop();
         self.take_notices();
+        self.associations.stop();
         // Whoever still waits for an answer, the metrics above all, learns that there is none.
         self.control_socket = None;
         #[cfg(feature = "metrics")]
@@ -374,7 +416,10 @@ impl Server {
     fn publish_clock(&mut self) {
         let kernel = clock::kernel_clock_state().map_err(|error| error.to_string());
         let (snapshot, trouble) = self.reference.snapshot(&kernel, clock::realtime(), self.precision);
-        self.snapshot.publish(&snapshot);
+        self.associations.set_reference(snapshot);
+        // Whether there is a source is told as it changes.
+        let has_sources = self.config.sources.give_time();
+        let trouble = trouble.filter(|trouble| !(has_sources && *trouble == Trouble::NoReference));
         // A value that only drifts is no news.
         let kind = |trouble: &Option<Trouble>| trouble.as_ref().map(std::mem::discriminant);
         if kind(&trouble) != kind(&self.trouble) {
@@ -412,6 +457,7 @@ impl Server {
         let failed = self.sync_sockets();
         self.note_failed_sockets(&failed);
         self.links.reconcile(self.watch.view(), &mut self.crew);
+        self.associations.follow(&self.config, self.watch.view());
     }
 
     /// Opens and closes sockets as addresses come and go. Returns those that could not be opened; the next call
@@ -445,18 +491,28 @@ impl Server {
         self.failed_sockets = texts;
     }
 
-    /// What the workers have to tell. Of packets of other modes only the number counts: there are no associations yet,
-    /// so nobody waits for any (RFC 5905 figure 20: without association, modes 2, 4 and 5 are discarded; 1 is, as long
-    /// as no passive association is allowed).
+    /// What the workers have to tell, so much at a turn.
     pub(super) fn take_notices(&mut self) {
-        for notice in self.notices.try_iter() {
+        for _ in 0..NOTICES_MAX {
+            let Ok(notice) = self.notices.try_recv() else { return };
             match notice {
-                Notice::Packet(Passed { source, destination, mode }) => {
-                    debug!(%source, %destination, ?mode, "packet without association");
-                    *self.unsolicited.entry(mode).or_default() += 1;
-                }
+                Notice::Packet(passed) => self.pass(&passed),
                 Notice::QueueGone { ifindex } => self.links.lost(ifindex),
             }
+        }
+    }
+
+    fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// RFC 5905 figure 20 says what becomes of a packet of another mode than 3; one that is of no use is counted.
+    fn pass(&mut self, passed: &Passed) {
+        let Passed { source, destination, mode, receive_timestamp, is_stamped, .. } = *passed;
+        let stamp = if is_stamped { StampKind::Kernel } else { StampKind::Daemon };
+        if !self.associations.take(passed.payload(), source, destination, receive_timestamp, stamp) {
+            debug!(%source, %destination, ?mode, "packet without association");
+            *self.unsolicited.entry(mode).or_default() += 1;
         }
     }
 
@@ -506,7 +562,7 @@ pub fn check_machine(config: &Config) -> Result<(), ServeError> {
     let watch = InterfaceWatch::open().map_err(system("listing interfaces"))?;
     check_interfaces(config, watch.view())?;
     access_list(config)?;
-    keys::load(&config.keys)?;
+    read_keys(config)?;
     cores(config).map(drop)
 }
 
@@ -591,9 +647,15 @@ fn access_list(config: &Config) -> Result<AccessList, AccessError> {
     AccessList::new(action(access.default), rules)
 }
 
-/// The keys that clients may use.
-fn load_keys(config: &Config) -> Result<Arc<KeyTable>, ServeError> {
-    let all = keys::load(&config.keys)?;
+/// The keys.
+struct LoadedKeys {
+    /// For ourselves.
+    all: Arc<KeyTable>,
+    for_clients: Arc<KeyTable>,
+}
+
+fn load_keys(config: &Config) -> Result<LoadedKeys, ServeError> {
+    let all = read_keys(config)?;
     if let Some(file) = &config.keys.file {
         let file = file.display();
         let weak: Vec<String> =
@@ -603,7 +665,17 @@ fn load_keys(config: &Config) -> Result<Arc<KeyTable>, ServeError> {
         }
         info!(%file, keys = all.len(), "keys read");
     }
-    Ok(Arc::new(keys::for_clients(&config.keys, &all)))
+    let for_clients = Arc::new(keys::for_clients(&config.keys, &all));
+    Ok(LoadedKeys { all: Arc::new(all), for_clients })
+}
+
+/// The key file's, with those that sources name among them.
+fn read_keys(config: &Config) -> Result<KeyTable, ServeError> {
+    let all = keys::load(&config.keys)?;
+    match config.sources.keys().find(|(id, _)| all.get(*id).is_none()) {
+        Some((key, address)) => Err(ServeError::NoSuchKey { key, address }),
+        None => Ok(all),
+    }
 }
 
 fn dropped_prefixes(access: &AccessList, kod: bool) -> Vec<(ipnet::IpNet, PrefixAction)> {

@@ -6,6 +6,7 @@
 //! The one idea a newcomer lacks: workers share nothing that one of them writes often. Each has its own counters,
 //! client statistics, sockets and rings; only the rate limiter's table is everybody's, without locks.
 
+use super::associations::PASSED_OCTETS_MAX;
 use super::counters::Path;
 use super::exchange::{Answering, Exchange, TransmitErrors};
 use super::report::{QueueReport, WorkerReport};
@@ -19,6 +20,7 @@ use crate::sys::memory::prefetch;
 use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::scheduling;
 use crate::sys::socket::{BATCH_MAX, Batch};
+use crate::time::{Realtime, Timestamp};
 use crate::wire::Mode;
 use crossbeam::channel::{Receiver, Sender};
 use std::collections::BTreeMap;
@@ -74,6 +76,7 @@ pub struct WorkerState {
 
 /// What a worker has to tell the control thread.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each packet that comes")]
 pub enum Notice {
     /// A packet of another mode than 3.
     Packet(Passed),
@@ -82,6 +85,31 @@ pub enum Notice {
         /// The interface.
         ifindex: u32,
     },
+}
+
+/// The way to the control thread, which is woken.
+#[derive(Clone, Debug)]
+pub struct ToControl {
+    notices: Sender<Notice>,
+    waker: Arc<Waker>,
+}
+
+impl ToControl {
+    /// Into this channel; the control thread polls the waker.
+    #[must_use]
+    pub const fn new(notices: Sender<Notice>, waker: Arc<Waker>) -> Self {
+        Self { notices, waker }
+    }
+
+    /// Never waits. `false`: the control thread is behind, and it is lost.
+    fn send(&self, notice: Notice) -> bool {
+        let is_sent = self.notices.try_send(notice).is_ok();
+        // Behind another notice this one is found with it: who takes one goes on until there is none.
+        if is_sent && self.notices.len() <= 1 {
+            self.waker.wake();
+        }
+        is_sent
+    }
 }
 
 /// A packet of another mode than 3.
@@ -93,6 +121,20 @@ pub struct Passed {
     pub destination: SocketAddr,
     /// Its mode.
     pub mode: Mode,
+    /// When it came.
+    pub receive_timestamp: Timestamp<Realtime>,
+    /// Did the kernel say so?
+    pub is_stamped: bool,
+    octets: [u8; PASSED_OCTETS_MAX],
+    length: usize,
+}
+
+impl Passed {
+    /// The packet, or nothing where it was too long to be passed whole.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.octets.get(..self.length).unwrap_or_default()
+    }
 }
 
 /// One AF_XDP queue in a worker's hands.
@@ -261,7 +303,7 @@ pub struct Worker {
     batch: Batch,
     /// For each datagram of the batch its reply, if it gets one.
     prepared: Vec<Option<Prepared>>,
-    to_control: Sender<Notice>,
+    to_control: ToControl,
     next_link_check: Instant,
 }
 
@@ -273,7 +315,7 @@ impl Worker {
         core: Option<usize>,
         answering: Answering,
         sockets: UdpPort,
-        to_control: Sender<Notice>,
+        to_control: ToControl,
     ) -> Self {
         Self {
             index,
@@ -406,8 +448,7 @@ impl Worker {
             queue.note_link(link);
             if link == Link::Gone {
                 // A full channel: told at the next check.
-                queue.gone_told =
-                    self.to_control.try_send(Notice::QueueGone { ifindex: queue.ifindex }).is_ok();
+                queue.gone_told = self.to_control.send(Notice::QueueGone { ifindex: queue.ifindex });
             }
         }
     }
@@ -457,8 +498,22 @@ impl Worker {
             counters.count(&outcome);
             if outcome == Err(Refusal::Mode) {
                 let mode = payload.first().map_or(Mode::Reserved, |octet| Mode::from_low_bits(*octet));
+                let mut octets = [0; PASSED_OCTETS_MAX];
+                let length = octets.get_mut(..payload.len()).map_or(0, |octets| {
+                    octets.copy_from_slice(payload);
+                    payload.len()
+                });
                 // Full: control is behind, and a packet nobody asked for is what can best be lost.
-                let _ = self.to_control.try_send(Notice::Packet(Passed { source, destination, mode }));
+                let passed = Passed {
+                    source,
+                    destination,
+                    mode,
+                    receive_timestamp: stamp.unwrap_or(clock.realtime),
+                    is_stamped: stamp.is_some(),
+                    octets,
+                    length,
+                };
+                self.to_control.send(Notice::Packet(passed));
             }
             self.prepared.push(outcome.ok());
         }

@@ -1,7 +1,7 @@
 //! The machine's clocks, and what the kernel says about how well its own is kept.
 //!
-//! Owns: reading `CLOCK_REALTIME`, `CLOCK_TAI` and `CLOCK_MONOTONIC`, measuring how finely they tell time, and
-//! `adjtimex` with no mode bit set. Does not own: setting any clock; nothing here can.
+//! Owns: reading `CLOCK_REALTIME`, `CLOCK_TAI` and `CLOCK_MONOTONIC`, measuring how finely they tell time,
+//! `adjtimex` with no mode bit set, and `clock_adjtime` to steer `CLOCK_REALTIME`. Does not own: the decision to.
 //!
 //! The one idea a newcomer lacks: `adjtimex` with `modes = 0` needs no privilege and changes nothing. Its return
 //! value and status bits are how one time daemon (chronyd with `rtcsync`, ntpd) tells every other program that
@@ -162,6 +162,75 @@ pub fn kernel_clock_state() -> io::Result<KernelClockState> {
     Ok(interpret(state, &timex))
 }
 
+/// Makes the clock run so much faster (positive) than its oscillator. The kernel takes 500 ppm either way; what is beyond
+/// comes out as that.
+///
+/// # Errors
+/// EPERM without CAP_SYS_TIME.
+pub fn set_clock_frequency(frequency: Ppm) -> io::Result<()> {
+    adjust(|timex| {
+        timex.modes = libc::ADJ_FREQUENCY;
+        timex.freq = scaled(frequency);
+    })
+}
+
+/// Steps the clock forward (positive) or back.
+///
+/// # Errors
+/// EPERM without CAP_SYS_TIME; EINVAL if the time would be none.
+pub fn step_clock(by: NtpDuration) -> io::Result<()> {
+    let nanoseconds = by.to_nanoseconds();
+    adjust(|timex| {
+        timex.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+        timex.time.tv_sec = nanoseconds.div_euclid(1_000_000_000);
+        // Nanoseconds, as ADJ_NANO says.
+        timex.time.tv_usec = nanoseconds.rem_euclid(1_000_000_000);
+    })
+}
+
+/// Tells the kernel, and through it every program, how well its clock is kept: the leap second at the end of this UTC day,
+/// and a bound on the error and the error that is expected, both not negative. `None`: nobody keeps it. The kernel's own
+/// PLL is switched off, since whoever calls this steers by [`set_clock_frequency`].
+///
+/// # Errors
+/// EPERM without CAP_SYS_TIME.
+pub fn declare_clock(kept: Option<(KernelLeap, NtpDuration, NtpDuration)>) -> io::Result<()> {
+    adjust(|timex| {
+        timex.modes = libc::ADJ_STATUS;
+        let Some((leap, maximum_error, estimated_error)) = kept else {
+            timex.status = libc::STA_UNSYNC;
+            return;
+        };
+        timex.modes |= libc::ADJ_MAXERROR | libc::ADJ_ESTERROR;
+        timex.status = match leap {
+            KernelLeap::Insert => libc::STA_INS,
+            KernelLeap::Delete => libc::STA_DEL,
+            KernelLeap::None | KernelLeap::InProgress => 0,
+        };
+        timex.maxerror = microseconds_rounded_up(maximum_error);
+        timex.esterror = microseconds_rounded_up(estimated_error);
+    })
+}
+
+fn adjust(fill: impl FnOnce(&mut libc::timex)) -> io::Result<()> {
+    // SAFETY: timex consists of integers only, for which zero is valid.
+    let mut timex: libc::timex = unsafe { MaybeUninit::zeroed().assume_init() };
+    fill(&mut timex);
+    // SAFETY: the pointer is to a whole timex, which this call alone uses.
+    let state = unsafe { libc::clock_adjtime(libc::CLOCK_REALTIME, &raw mut timex) };
+    if state < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The kernel's scale: parts per million times 2^16, at most 500 of them.
+fn scaled(frequency: Ppm) -> libc::c_long {
+    (frequency.ppm().clamp(-500.0, 500.0) * 65_536.0).round() as libc::c_long
+}
+
+const fn microseconds_rounded_up(duration: NtpDuration) -> libc::c_long {
+    let nanoseconds = duration.to_nanoseconds();
+    if nanoseconds <= 0 { 0 } else { (nanoseconds.saturating_add(999) / 1000) as libc::c_long }
+}
+
 fn interpret(state: libc::c_int, timex: &libc::timex) -> KernelClockState {
     let leap = match state {
         libc::TIME_INS => KernelLeap::Insert,
@@ -220,6 +289,16 @@ mod tests {
     fn precision_of_this_machine_is_believable() {
         let precision = measure_precision();
         assert!((-32..=-6).contains(&precision.0), "{precision:?}");
+    }
+
+    #[test]
+    fn frequencies_and_errors_are_in_the_kernels_units() {
+        // Ppm counts 2^-32, which is 15 of the kernel's units.
+        assert!((scaled(Ppm::from_ppm(1.0)) - 65_536).abs() <= 8);
+        assert!((scaled(Ppm::from_ppm(-12.5)) + 819_200).abs() <= 8);
+        assert_eq!(scaled(Ppm::from_ppm(9e9)), 500 << 16);
+        assert_eq!(microseconds_rounded_up(NtpDuration::from_nanoseconds(1_001)), 2);
+        assert_eq!(microseconds_rounded_up(NtpDuration::from_seconds(-1)), 0);
     }
 
     #[test]

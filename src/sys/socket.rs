@@ -12,9 +12,12 @@
 
 mod address;
 mod batch;
+mod control_message;
 mod stamp;
+mod talk;
 
 pub use batch::{BATCH_MAX, Batch, DATAGRAM_MAX, Datagram, Received};
+pub use talk::{Departure, Incoming, Outgoing, TalkSocket};
 
 use super::process::owned;
 use address::RawAddress;

@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of this module")]
 
 pub mod asker;
+pub mod peers;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -331,11 +332,24 @@ impl Daemon {
     /// `NAME=VALUE` for the daemon's environment.
     #[track_caller]
     pub fn start_with(lab: &Lab, wrapper: &[&str], reference: &[&str], configuration: &str) -> Self {
+        Self::start_by(lab, wrapper, &[&["--no-clock-control"], reference].concat(), configuration)
+    }
+
+    /// The same with the right to steer its clock, but not the machine's: what it is preloaded with must give it one of
+    /// its own.
+    #[track_caller]
+    pub fn start_steering(lab: &Lab, environment: &[&str], flags: &[&str], configuration: &str) -> Self {
+        let without = ["setpriv", "--bounding-set", "-sys_time", "--inh-caps", "-sys_time", "--"];
+        Self::start_by(lab, &[environment, &without].concat(), flags, configuration)
+    }
+
+    #[track_caller]
+    fn start_by(lab: &Lab, wrapper: &[&str], flags: &[&str], configuration: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
         fs::write(folder.path().join("timeball.toml"), configuration).unwrap();
         let mut command = lab.on_server("env");
-        command.args(wrapper).arg(TIMEBALL).args(["serve", "--no-clock-control"]).args(reference);
+        command.args(wrapper).arg(TIMEBALL).arg("serve").args(flags);
         command.arg("--config").arg(folder.path().join("timeball.toml"));
         command.arg("--socket").arg(folder.path().join("socket"));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -364,6 +378,21 @@ impl Daemon {
     pub fn status_text(&self) -> String {
         let socket = self.folder.path().join("socket");
         run_well(Command::new(TIMEBALL).args(["status", "--socket"]).arg(socket))
+    }
+
+    /// What `timeball sources --json` says.
+    #[track_caller]
+    pub fn sources(&self) -> Value {
+        let socket = self.folder.path().join("socket");
+        let told = run_well(Command::new(TIMEBALL).args(["sources", "--json", "--socket"]).arg(socket));
+        serde_json::from_str(&told).unwrap()
+    }
+
+    /// What `timeball sources` says to people.
+    #[track_caller]
+    pub fn sources_text(&self) -> String {
+        let socket = self.folder.path().join("socket");
+        run_well(Command::new(TIMEBALL).args(["sources", "--socket"]).arg(socket))
     }
 
     /// What `timeball clients --json` says.

@@ -9,7 +9,8 @@ use timeball::control::ControllerOptions;
 use timeball::control::discipline::{DisciplineOptions, FirstStep, Steering};
 use timeball::control::source::Burst;
 use timeball::control::state::SourceState;
-use timeball::time::NtpDuration;
+use timeball::snapshot::SystemSnapshot;
+use timeball::time::{Log2Seconds, NtpDuration};
 use timeball::wire::{Leap, ReferenceId};
 
 /// Lets it settle for an hour, then measures the worst error of another.
@@ -228,6 +229,30 @@ fn a_step_by_somebody_else_is_measured_away() {
     world.run(1200.0);
     assert!(world.error(CLIENT).abs() < 500e-6, "{}", world.error(CLIENT));
     assert_eq!(world.daemon(CLIENT).state(server_address(1)), Some(SourceState::Selected));
+}
+
+/// chrony's `local`: while no source is selected, what the shell gives is served, and nothing else when one is.
+#[test]
+fn the_fallback_is_served_until_a_source_is_selected_and_after() {
+    let mut world = Scenario { poll: (4, 6), ..Scenario::default() }.world();
+    let local = |stratum| SystemSnapshot {
+        leap: Leap::None,
+        stratum,
+        ..SystemSnapshot::unsynchronised(Log2Seconds(-20))
+    };
+    world.tell(CLIENT, timeball::control::Event::Reference(local(10)));
+    assert_eq!(world.daemon(CLIENT).snapshot.stratum, 10);
+    world.tell(CLIENT, timeball::control::Event::Reference(local(11)));
+    assert_eq!(world.daemon(CLIENT).snapshot.stratum, 11);
+    world.run(600.0);
+    assert_eq!(world.daemon(CLIENT).snapshot.stratum, 2);
+    world.tell(CLIENT, timeball::control::Event::Reference(local(12)));
+    assert_eq!(world.daemon(CLIENT).snapshot.stratum, 2, "a source is better than any fallback");
+    world.server(1).fault = Some((Fault::Silence, Placement::Instead));
+    world.run(3600.0);
+    assert_eq!(world.daemon(CLIENT).snapshot.stratum, 12);
+    world.tell(CLIENT, timeball::control::Event::Reference(SystemSnapshot::unsynchronised(Log2Seconds(-20))));
+    assert_eq!(world.daemon(CLIENT).snapshot.stratum, 0);
 }
 
 /// One wake-up, one transmission at most, and a handful of actions.

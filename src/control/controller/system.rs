@@ -30,6 +30,8 @@ pub struct System {
     pub jitter: NtpDuration,
     /// What is served.
     pub snapshot: SystemSnapshot,
+    /// What is served while no source is selected.
+    fallback: SystemSnapshot,
     /// The time constant.
     pub poll: SystemPoll,
     /// s.t: when the sample that the last update rests on was made. No older one is used, and none twice.
@@ -50,6 +52,7 @@ impl System {
             offset: NtpDuration::ZERO,
             jitter: NtpDuration::ZERO,
             snapshot: SystemSnapshot::unsynchronised(options.precision),
+            fallback: SystemSnapshot::unsynchronised(options.precision),
             poll: SystemPoll::new(poll_min, poll_max),
             updated: None,
             base_frequency: options.discipline.frequency.unwrap_or(Ppm::ZERO),
@@ -135,11 +138,20 @@ impl Controller {
         }
     }
 
-    /// Nobody is selected: the clock is left alone, and stratum 16 is served. (The frequency stays as it is: it is
+    /// Nobody is selected: the clock is left alone, and the fallback is served, stratum 16 unless there is one. (The frequency stays as it is: it is
     /// the best guess. A slew that is under way works off an offset that was believed, and ends by itself.)
     fn lose_reference(&mut self) {
         self.follow(None);
-        self.publish(SystemSnapshot::unsynchronised(self.options.precision));
+        self.publish(self.system.fallback);
+    }
+
+    /// Another fallback. It is served in place of the one before, but not where a source is, nor in a panic.
+    pub(super) fn on_reference(&mut self, fallback: SystemSnapshot) {
+        let is_served = self.system.snapshot == self.system.fallback && !self.system.is_panicking;
+        self.system.fallback = fallback;
+        if is_served {
+            self.publish(fallback);
+        }
     }
 
     /// RFC 5905 figure 25, with the reference id and the reference time as section 7.3 defines them: whom we follow,
@@ -164,8 +176,7 @@ impl Controller {
         let half_delay = NtpDuration::from_bits(snapshot.root_delay.to_bits() / 2);
         let is_time = snapshot.stratum < STRATUM_UNSYNCHRONISED
             && half_delay + snapshot.root_dispersion < DISPERSION_MAX;
-        let unsynchronised = SystemSnapshot::unsynchronised(self.options.precision);
-        self.publish(if is_time { snapshot } else { unsynchronised });
+        self.publish(if is_time { snapshot } else { self.system.fallback });
     }
 
     fn publish(&mut self, snapshot: SystemSnapshot) {

@@ -1,0 +1,163 @@
+//! `timeball sources`: whom the clock is set by, and why not by the others.
+//!
+//! The one idea a newcomer lacks: this is `chronyc sources` with its last column in words. The sign, the stratum, the poll
+//! interval and the reach register in octal are where they are there.
+
+use super::table::columns;
+use crate::daemon::associations::{SourceReport, SourcesReport, SynchronisationReport};
+use crate::time::NtpDuration;
+use std::fmt::Write as _;
+
+pub(super) fn text(report: &SourcesReport) -> String {
+    let mut text = String::new();
+    if report.sources.is_empty() {
+        text.push_str("no sources are configured\n");
+        return text;
+    }
+    let heading = [
+        "S",
+        "mode",
+        "source",
+        "stratum",
+        "poll",
+        "reach",
+        "last",
+        "offset",
+        "error bound",
+        "delay",
+        "reason",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(report.sources.iter().map(row));
+    text.push_str(&columns(&rows));
+    let _ = writeln!(text, "\n{}", synchronisation(&report.synchronisation));
+    text.push_str(
+        "S: * system peer, + combined, - right but not combined, x wrong, ~ too variable, ? not usable; offset > 0: this \
+         clock is behind\n",
+    );
+    text
+}
+
+fn row(source: &SourceReport) -> Vec<String> {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let length =
+        |seconds: Option<f64>| or_dash(seconds.map(|seconds| duration(seconds).with_unit().to_string()));
+    let offset = source.offset_seconds.map(|seconds| format!("{:+}", duration(seconds).with_unit()));
+    vec![
+        source.sign.clone(),
+        source.mode.clone(),
+        name(source),
+        or_dash(source.stratum.map(|stratum| stratum.to_string())),
+        or_dash(source.poll.map(|poll| poll.to_string())),
+        or_dash(source.reach.map(|reach| format!("{reach:o}"))),
+        or_dash(source.last_sample_seconds.map(age)),
+        or_dash(offset),
+        length(source.error_bound_seconds),
+        length(source.delay_seconds),
+        source.reason.clone(),
+    ]
+}
+
+/// As configured, with the address where that says more; the port only where it is another than NTP's.
+fn name(source: &SourceReport) -> String {
+    let Some(address) = &source.address else { return source.name.clone() };
+    let address = match address.strip_suffix(":123") {
+        Some(bare) => bare.trim_start_matches('[').trim_end_matches(']'),
+        None => address,
+    };
+    if source.name.is_empty() || source.name == address {
+        address.to_owned()
+    } else {
+        format!("{} ({address})", source.name)
+    }
+}
+
+fn duration(seconds: f64) -> NtpDuration {
+    NtpDuration::from_seconds_f64(seconds)
+}
+
+/// As chrony shows it: seconds, then minutes, hours, days.
+fn age(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..=999 => format!("{whole} s"),
+        1000..=59_999 => format!("{} min", whole / 60),
+        60_000..=359_999 => format!("{} h", whole / 3600),
+        _ => format!("{} d", whole / 86_400),
+    }
+}
+
+/// One line, for here and for `timeball status`.
+pub(super) fn synchronisation(report: &SynchronisationReport) -> String {
+    let mut line = match &report.system_peer {
+        Some(peer) => format!("synchronised to {peer}, {} of {} sources used", report.used, report.sources),
+        None => format!("not synchronised, none of {} sources used", report.sources),
+    };
+    if let (Some(offset), Some(jitter)) = (report.offset_seconds, report.jitter_seconds) {
+        let _ = write!(line, ", last offset {:+}", duration(offset).with_unit());
+        let _ = write!(line, ", jitter {}", duration(jitter).with_unit());
+    }
+    match report.frequency_ppm {
+        Some(ppm) => _ = write!(line, ", clock runs {ppm:+.3} ppm"),
+        None => line.push_str(", clock is only measured"),
+    }
+    if let Some(slew) = report.slew_ppm.filter(|slew| *slew != 0.0) {
+        let _ = write!(line, " and slews {slew:+.3} ppm");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chrony_user_reads_it_at_once() {
+        let good = SourceReport {
+            sign: "*".into(),
+            mode: "server".into(),
+            name: "ntp.example.org".into(),
+            address: Some("192.0.2.1:123".into()),
+            stratum: Some(2),
+            poll: Some(6),
+            reach: Some(255),
+            last_sample_seconds: Some(12.7),
+            offset_seconds: Some(-12.3e-6),
+            error_bound_seconds: Some(0.0078),
+            delay_seconds: Some(1.5e-3),
+            reason: "system peer".into(),
+            ..SourceReport::default()
+        };
+        let silent = SourceReport {
+            sign: "?".into(),
+            mode: "server".into(),
+            name: "2001:db8::1".into(),
+            address: Some("[2001:db8::1]:123".into()),
+            poll: Some(6),
+            reach: Some(0),
+            reason: "no valid answer to the last 8 polls".into(),
+            ..SourceReport::default()
+        };
+        let synchronisation = SynchronisationReport {
+            steering: true,
+            system_peer: Some("192.0.2.1:123".into()),
+            offset_seconds: Some(5e-6),
+            jitter_seconds: Some(1e-6),
+            frequency_ppm: Some(-3.5),
+            slew_ppm: Some(0.25),
+            sources: 2,
+            used: 1,
+        };
+        let report = SourcesReport { synchronisation, sources: vec![good, silent] };
+        let shown = text(&report);
+        let expected = "\
+S  mode    source                       stratum  poll  reach  last    offset  error bound    delay  reason
+*  server  ntp.example.org (192.0.2.1)        2     6    377  12 s  -12.3 us      7.80 ms  1.50 ms  system peer
+?  server  2001:db8::1                        -     6      0     -         -            -        -  no valid answer to the last 8 polls
+
+synchronised to 192.0.2.1:123, 1 of 2 sources used, last offset +5.00 us, jitter 1.00 us, clock runs -3.500 ppm and slews +0.250 ppm
+";
+        assert!(shown.starts_with(expected), "{shown}");
+        assert_eq!(text(&SourcesReport::default()), "no sources are configured\n");
+    }
+}

@@ -1,0 +1,427 @@
+//! The checked configuration of whom we ask, whom we tell, and how the clock is kept.
+//!
+//! Owns: one type for each table of sources, `[selection]` and `[clock]`, their defaults, and how they print. Does not
+//! own: reading or checking (`check_sources`), nor what an association does with it ([`crate::control`], whose
+//! defaults these are).
+//!
+//! The one idea a newcomer lacks: a table's name says in which mode its source is used, as the words `server`, `pool`,
+//! `peer` do in every NTP daemon's configuration; its keys are the same in all tables where they mean the same.
+
+use super::{duration, values};
+use crate::auth::KeyId;
+use crate::control::discipline::{PANIC_THRESHOLD, STEP_THRESHOLD};
+use crate::control::source::{self, BroadcastOptions, ManycastOptions, NTP_GROUP, NTP_PORT, PollOptions};
+use crate::control::{ControllerOptions, PassivePeers};
+use crate::time::NtpDuration;
+use clap::ValueEnum;
+use serde::Serialize;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+/// How often a source is polled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Polling {
+    /// The shortest interval, as the base-2 logarithm of seconds: 0 to 17.
+    pub min_poll: i8,
+    /// The longest: `min_poll` to 17.
+    pub max_poll: i8,
+    /// Eight packets instead of one while it is unreachable, and at first.
+    pub iburst: bool,
+    /// Eight packets instead of one at each poll.
+    pub burst: bool,
+}
+
+impl Default for Polling {
+    fn default() -> Self {
+        let PollOptions { poll_min, poll_max, .. } = PollOptions::default();
+        Self { min_poll: poll_min.0, max_poll: poll_max.0, iburst: false, burst: false }
+    }
+}
+
+/// What a source's time is worth to us.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Worth {
+    /// Of the sources that are right, only those with this are used.
+    pub prefer: bool,
+    /// Taken for true unless others with this contradict it.
+    pub trust: bool,
+    /// One source with this must be right, or the clock is left alone.
+    pub require: bool,
+    /// Only watched.
+    pub noselect: bool,
+    /// Added to each offset; > 0: our clock is further behind than measured. -1 s to 1 s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub offset: NtpDuration,
+    /// The largest root distance, instead of [`Selection::max_distance`]; 1 ms to 16 s.
+    #[serde(serialize_with = "duration::serialize_or_off")]
+    pub max_distance: Option<NtpDuration>,
+    /// The longest delay; 1 us to 16 s. `None`: any.
+    #[serde(serialize_with = "duration::serialize_or_off")]
+    pub max_delay: Option<NtpDuration>,
+    /// The largest jitter; 1 us to 16 s. `None`: any.
+    #[serde(serialize_with = "duration::serialize_or_off")]
+    pub max_jitter: Option<NtpDuration>,
+}
+
+/// `[[server]]`: one server that is asked (mode 3).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Server {
+    /// A name or an address, perhaps with a scope (`fe80::1%eth0`); not empty.
+    pub address: String,
+    /// Its UDP port, not 0.
+    pub port: u16,
+    /// The key that both sides know.
+    #[serde(serialize_with = "values::key_or_off")]
+    pub key: Option<KeyId>,
+    /// How often it is asked.
+    #[serde(flatten)]
+    pub polling: Polling,
+    /// What its time is worth.
+    #[serde(flatten)]
+    pub worth: Worth,
+}
+
+impl Server {
+    /// The server of this name or address with the default settings.
+    #[must_use]
+    pub fn new(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            port: NTP_PORT,
+            key: None,
+            polling: Polling::default(),
+            worth: Worth::default(),
+        }
+    }
+}
+
+/// `[[pool]]`: several servers behind one name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pool {
+    /// How many of them are asked, 1 to 16.
+    pub members: u8,
+    /// How each of them is asked.
+    #[serde(flatten)]
+    pub server: Server,
+}
+
+impl Pool {
+    /// Four servers: RFC 8633 section 3.2.
+    pub const MEMBERS: u8 = 4;
+}
+
+/// `[[peer]]`: a peer that we send to first (mode 1, symmetric active).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Peer {
+    /// Is it asked as a server first, once?
+    pub volley: bool,
+    /// Where it is, and the rest. Its port is 123.
+    #[serde(flatten)]
+    pub server: Server,
+}
+
+/// `[[broadcast]]`: whom we tell the time unasked (mode 5).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Broadcast {
+    /// A broadcast address or a multicast group.
+    pub address: IpAddr,
+    /// To which UDP port, not 0.
+    pub port: u16,
+    /// The key that it is signed with.
+    #[serde(serialize_with = "values::key_or_off")]
+    pub key: Option<KeyId>,
+    /// How often, as the base-2 logarithm of seconds: 0 to 17.
+    pub interval: i8,
+    /// TTL or hop limit, 1 to 255.
+    pub ttl: u8,
+    /// Through which interface; `None`: routing decides.
+    #[serde(serialize_with = "values::name_or_any")]
+    pub interface: Option<String>,
+}
+
+impl Broadcast {
+    /// To this address with the default settings.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        let BroadcastOptions { interval, hop_limit, .. } = BroadcastOptions::default();
+        Self { address, port: NTP_PORT, key: None, interval: interval.0, ttl: hop_limit, interface: None }
+    }
+}
+
+/// `[[broadcast-client]]`: whom we listen to (mode 5).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BroadcastClient {
+    /// A multicast group or broadcast address that is listened at; 0.0.0.0: all broadcast addresses of this machine.
+    pub address: IpAddr,
+    /// The key that packets must be signed with; `None`: any that we have.
+    #[serde(serialize_with = "values::key_or_off")]
+    pub key: Option<KeyId>,
+    /// Do packets without a signature count?
+    pub allow_unsigned: bool,
+    /// How long a round trip takes, up to 1 s, so that nothing is sent; `None`: it is measured.
+    #[serde(serialize_with = "duration::serialize_or_measure")]
+    pub delay: Option<NtpDuration>,
+    /// On which interface; `None`: on all.
+    #[serde(serialize_with = "values::name_or_any")]
+    pub interface: Option<String>,
+    /// What the time heard is worth.
+    #[serde(flatten)]
+    pub worth: Worth,
+}
+
+impl BroadcastClient {
+    /// With the default settings.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        Self {
+            address,
+            key: None,
+            allow_unsigned: false,
+            delay: None,
+            interface: None,
+            worth: Worth::default(),
+        }
+    }
+
+    /// All broadcast addresses of this machine.
+    pub const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+}
+
+/// `[[manycast-client]]`: servers that a multicast group is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ManycastClient {
+    /// The group.
+    pub address: IpAddr,
+    /// The key that answers must be signed with; `None`: any that we have.
+    #[serde(serialize_with = "values::key_or_off")]
+    pub key: Option<KeyId>,
+    /// Do answers without a signature count?
+    pub allow_unsigned: bool,
+    /// So many servers end the search: 1 to 16.
+    pub enough: u8,
+    /// Never more than this: `enough` to 16.
+    pub most: u8,
+    /// How far the search goes at most, 1 to 255.
+    pub ttl: u8,
+    /// How long a search rests, as the base-2 logarithm of seconds: 4 to 17.
+    pub timeout: i8,
+    /// Through which interface; `None`: routing decides.
+    #[serde(serialize_with = "values::name_or_any")]
+    pub interface: Option<String>,
+    /// How often the servers are asked.
+    #[serde(flatten)]
+    pub polling: Polling,
+    /// What their time is worth.
+    #[serde(flatten)]
+    pub worth: Worth,
+}
+
+impl ManycastClient {
+    /// With the default settings.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        let ManycastOptions { enough, most, hop_limit_max, timeout, .. } = ManycastOptions::default();
+        Self {
+            address,
+            key: None,
+            allow_unsigned: false,
+            enough,
+            most,
+            ttl: hop_limit_max,
+            timeout: timeout.0,
+            interface: None,
+            polling: Polling::default(),
+            worth: Worth::default(),
+        }
+    }
+}
+
+/// `[[manycast-server]]`: a group in which we answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ManycastServer {
+    /// The group.
+    pub address: IpAddr,
+    /// The key that questions must be signed with; `None`: any that we have.
+    #[serde(serialize_with = "values::key_or_off")]
+    pub key: Option<KeyId>,
+    /// Are questions without a signature answered?
+    pub allow_unsigned: bool,
+    /// On which interface; `None`: on all.
+    #[serde(serialize_with = "values::name_or_any")]
+    pub interface: Option<String>,
+}
+
+impl ManycastServer {
+    /// With the default settings.
+    #[must_use]
+    pub const fn new(address: IpAddr) -> Self {
+        Self { address, key: None, allow_unsigned: false, interface: None }
+    }
+}
+
+/// NTP's own group (224.0.1.1), where a group must be named and is not.
+pub const GROUP: IpAddr = NTP_GROUP;
+
+/// Who may become a passive peer of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PassivePeersPolicy {
+    /// Nobody
+    Refused,
+    /// Whoever has a key of ours
+    #[default]
+    Authenticated,
+    /// Anyone whom the access list lets in
+    Anyone,
+}
+
+impl From<PassivePeersPolicy> for PassivePeers {
+    fn from(policy: PassivePeersPolicy) -> Self {
+        match policy {
+            PassivePeersPolicy::Refused => Self::Refused,
+            PassivePeersPolicy::Authenticated => Self::Authenticated,
+            PassivePeersPolicy::Anyone => Self::Anyone,
+        }
+    }
+}
+
+/// `[selection]`: which sources are believed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Selection {
+    /// So many must agree, 1 to 16.
+    pub min_sources: u8,
+    /// The largest root distance, 1 ms to 16 s.
+    #[serde(serialize_with = "duration::serialize")]
+    pub max_distance: NtpDuration,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self { min_sources: 1, max_distance: ControllerOptions::default().maximum_distance }
+    }
+}
+
+/// `[clock]`: how the clock is steered, unless `clock-control` is off.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ClockControl {
+    /// Larger offsets are stepped; 1 ms to 1 h. `None`: never, they are slewed however long that takes.
+    #[serde(serialize_with = "duration::serialize_or_off")]
+    pub step_threshold: Option<NtpDuration>,
+    /// Nothing is done about larger ones; 1 s to 68 years.
+    #[serde(serialize_with = "duration::serialize")]
+    pub panic_threshold: NtpDuration,
+    /// May the first offset be larger than that?
+    pub first_step: FirstStepPolicy,
+    /// Where the clock's frequency error is kept over restarts: absolute. `None`: nowhere.
+    #[serde(serialize_with = "values::path_or_off")]
+    pub drift_file: Option<PathBuf>,
+}
+
+impl Default for ClockControl {
+    fn default() -> Self {
+        Self {
+            step_threshold: Some(STEP_THRESHOLD),
+            panic_threshold: PANIC_THRESHOLD,
+            first_step: FirstStepPolicy::default(),
+            drift_file: None,
+        }
+    }
+}
+
+/// What may be done about the first offset.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum FirstStepPolicy {
+    /// The panic threshold holds from the start
+    #[default]
+    Limited,
+    /// Once, at the start, the clock is set however wrong it is
+    AnySize,
+}
+
+/// All sources and servers of ours that are associations.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Sources {
+    /// Servers.
+    #[serde(rename = "server")]
+    pub servers: Vec<Server>,
+    /// Pools of servers.
+    #[serde(rename = "pool")]
+    pub pools: Vec<Pool>,
+    /// Peers.
+    #[serde(rename = "peer")]
+    pub peers: Vec<Peer>,
+    /// Whom we broadcast to.
+    #[serde(rename = "broadcast")]
+    pub broadcasts: Vec<Broadcast>,
+    /// Where we listen to broadcasts.
+    #[serde(rename = "broadcast-client")]
+    pub broadcast_clients: Vec<BroadcastClient>,
+    /// Groups that we ask for servers.
+    #[serde(rename = "manycast-client")]
+    pub manycast_clients: Vec<ManycastClient>,
+    /// Groups in which we answer.
+    #[serde(rename = "manycast-server")]
+    pub manycast_servers: Vec<ManycastServer>,
+}
+
+impl Sources {
+    /// Does any of them give us time?
+    #[must_use]
+    pub const fn give_time(&self) -> bool {
+        !(self.servers.is_empty()
+            && self.pools.is_empty()
+            && self.peers.is_empty()
+            && self.broadcast_clients.is_empty()
+            && self.manycast_clients.is_empty())
+    }
+
+    /// How many tables there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.servers.len()
+            + self.pools.len()
+            + self.peers.len()
+            + self.broadcasts.len()
+            + self.broadcast_clients.len()
+            + self.manycast_clients.len()
+            + self.manycast_servers.len()
+    }
+
+    /// No table at all?
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The keys they name, and for which address.
+    pub fn keys(&self) -> impl Iterator<Item = (KeyId, String)> {
+        let servers = self.servers.iter();
+        let servers = servers
+            .chain(self.pools.iter().map(|pool| &pool.server))
+            .chain(self.peers.iter().map(|peer| &peer.server))
+            .map(|server| (server.key, server.address.clone()));
+        let broadcasts = self.broadcasts.iter().map(|one| (one.key, one.address.to_string()));
+        let heard = self.broadcast_clients.iter().map(|one| (one.key, one.address.to_string()));
+        let sought = self.manycast_clients.iter().map(|one| (one.key, one.address.to_string()));
+        let answered = self.manycast_servers.iter().map(|one| (one.key, one.address.to_string()));
+        let all = servers.chain(broadcasts).chain(heard).chain(sought).chain(answered);
+        all.filter_map(|(key, address)| Some((key?, address)))
+    }
+}
+
+/// The range of poll intervals.
+pub(super) const POLLS: std::ops::RangeInclusive<i64> =
+    source::POLL_MIN_LEAST.0 as i64..=source::POLL_MAX_MOST.0 as i64;

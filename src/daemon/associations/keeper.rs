@@ -1,0 +1,208 @@
+//! The clock in our hands: what the controller wants done to it, what others did to it, what is remembered and told of it.
+
+use crate::clock::{Clock, DriftFile, Kept, SystemClock, UntouchedClock};
+use crate::config::{Config, PassivePeersPolicy, Source};
+use crate::control::Frequency;
+use crate::control::discipline::Steering;
+use crate::snapshot::SystemSnapshot;
+use crate::sys::clock::{self, KernelLeap};
+use crate::time::{NtpDuration, Ppm};
+use crate::wire::Leap;
+use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+/// How often the drift file is written.
+const DRIFT_PERIOD: Duration = Duration::from_secs(3600);
+/// What it has to differ by, and what it is written to.
+const DRIFT_LEAST_PPM: f64 = 1e-3;
+/// The two clocks are read one after the other, once a second at least. Beyond this one of them was set.
+const STEP_LEAST_NANOSECONDS: i64 = 1_000_000;
+
+/// The keeper.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    clock: Box<dyn Clock>,
+    frequency: Frequency,
+    drift: Option<DriftFile>,
+    /// What the drift file says.
+    drift_written: Option<Ppm>,
+    next_drift: Instant,
+    /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`: changes only when the clock is stepped, by whoever, or leaps.
+    ahead: i64,
+    /// Whether other programs have been told that it is kept.
+    is_declared: bool,
+    /// What went wrong last, so that it is logged once.
+    trouble: Option<String>,
+}
+
+/// Does another program keep this clock, as the configuration has it?
+pub(super) fn somebody_else_keeps_it(config: &Config) -> bool {
+    let is_kept = config.reference.as_ref().is_some_and(|reference| reference.source == Source::System);
+    is_kept && config.clock_control
+}
+
+/// Is there anybody by whom the clock could be set?
+fn may_have_sources(config: &Config) -> bool {
+    let guests = match config.passive_peers {
+        PassivePeersPolicy::Refused => false,
+        PassivePeersPolicy::Authenticated => config.keys.file.is_some(),
+        PassivePeersPolicy::Anyone => true,
+    };
+    config.sources.give_time() || guests
+}
+
+impl Keeper {
+    /// With the frequency that the clock is known to need.
+    pub(super) fn new(config: &Config) -> (Self, Steering, Option<Ppm>) {
+        let wanted = config.clock_control && may_have_sources(config) && !somebody_else_keeps_it(config);
+        let mut clock: Box<dyn Clock> = Box::new(UntouchedClock);
+        if wanted {
+            match SystemClock::open() {
+                Ok(opened) => clock = Box::new(opened),
+                Err(error) => warn!(
+                    %error,
+                    "the clock cannot be set (that needs CAP_SYS_TIME): it is measured and served, but not kept; \
+                     --no-clock-control says that this is meant"
+                ),
+            }
+        }
+        let steering = if clock.is_ours() { Steering::On } else { Steering::Off };
+        let drift = config.clock.drift_file.clone().filter(|_| clock.is_ours()).map(DriftFile::new);
+        let kept = drift.as_ref().and_then(read_drift);
+        // What another daemon has set it to before us is as good as a drift file.
+        let running = clock::kernel_clock_state().map(|state| state.frequency).ok();
+        let frequency = kept.or(running.filter(|running| *running != Ppm::ZERO && clock.is_ours()));
+        let keeper = Self {
+            clock,
+            frequency: Frequency { base: frequency.unwrap_or(Ppm::ZERO), slew: Ppm::ZERO },
+            drift,
+            drift_written: kept,
+            next_drift: Instant::now() + DRIFT_PERIOD,
+            ahead: ahead(),
+            is_declared: false,
+            trouble: None,
+        };
+        (keeper, steering, frequency)
+    }
+
+    /// Is the clock ours to steer?
+    pub(super) fn is_steering(&self) -> bool {
+        self.clock.is_ours()
+    }
+
+    /// What it is set to.
+    pub(super) const fn frequency(&self) -> Frequency {
+        self.frequency
+    }
+
+    /// Steps it. `false`: it would not.
+    pub(super) fn step(&mut self, by: NtpDuration) -> bool {
+        let result = self.clock.step(by);
+        self.ahead = ahead();
+        let text = result.err().map(|error| format!("the clock cannot be stepped: {error}"));
+        let is_done = text.is_none();
+        self.note(text);
+        is_done
+    }
+
+    pub(super) fn set_frequency(&mut self, frequency: Frequency) {
+        self.frequency = frequency;
+        let result = self.clock.set_frequency(frequency.total());
+        self.note(result.err().map(|error| format!("the clock's frequency cannot be set: {error}")));
+    }
+
+    /// By how much somebody else has stepped it since the last time (positive: forward).
+    pub(super) fn foreign_step(&mut self) -> Option<NtpDuration> {
+        let now = ahead();
+        // Always from the last time, since a time simulator may slew the one and not the other.
+        let by = now.saturating_sub(std::mem::replace(&mut self.ahead, now));
+        (by.saturating_abs() >= STEP_LEAST_NANOSECONDS).then(|| NtpDuration::from_nanoseconds(by))
+    }
+
+    /// Once a second. `served`: what is served, while a source is selected.
+    pub(super) fn tick(&mut self, served: Option<&SystemSnapshot>, jitter: NtpDuration) {
+        if !self.is_steering() {
+            return;
+        }
+        let kept = served.filter(|served| served.is_synchronised()).map(|served| {
+            let dispersion = served.root_dispersion_at(clock::realtime().to_ntp()).to_duration();
+            Kept {
+                leap: match served.leap {
+                    Leap::Insert => KernelLeap::Insert,
+                    Leap::Delete => KernelLeap::Delete,
+                    Leap::None | Leap::Unsynchronised => KernelLeap::None,
+                },
+                maximum_error: served.root_delay.half() + dispersion,
+                estimated_error: jitter,
+            }
+        });
+        if kept.is_some() || self.is_declared {
+            self.is_declared = kept.is_some();
+            if let Err(error) = self.clock.declare(kept) {
+                self.note(Some(format!("other programs cannot be told of the clock: {error}")));
+            }
+        }
+        if Instant::now() >= self.next_drift {
+            self.next_drift = Instant::now() + DRIFT_PERIOD;
+            self.write_drift();
+        }
+    }
+
+    /// Without the slew, which nobody would end.
+    pub(super) fn stop(&mut self) {
+        if !self.is_steering() {
+            return;
+        }
+        self.set_frequency(Frequency { slew: Ppm::ZERO, ..self.frequency });
+        self.write_drift();
+    }
+
+    fn write_drift(&mut self) {
+        let Some(drift) = &self.drift else { return };
+        let base = self.frequency.base;
+        let is_news =
+            self.drift_written.is_none_or(|written| (written.ppm() - base.ppm()).abs() > DRIFT_LEAST_PPM);
+        if !is_news {
+            return;
+        }
+        match drift.write(base) {
+            Ok(()) => self.drift_written = Some(base),
+            Err(error) => warn!(file = %drift.path().display(), %error, "the drift file cannot be written"),
+        }
+    }
+
+    fn note(&mut self, trouble: Option<String>) {
+        if let Some(text) = trouble.as_ref().filter(|text| self.trouble.as_ref() != Some(text)) {
+            error!("{text}");
+        }
+        self.trouble = trouble;
+    }
+}
+
+fn read_drift(file: &DriftFile) -> Option<Ppm> {
+    let shown = file.path().display();
+    match file.read() {
+        Ok(Some(frequency)) => {
+            info!(file = %shown, ppm = frequency.ppm(), "drift file read");
+            Some(frequency)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            warn!(file = %shown, %error, "the drift file is of no use");
+            None
+        }
+    }
+}
+
+/// Nanoseconds, as exact as the readings allow: the one in the middle is compared with those around it.
+fn ahead() -> i64 {
+    let attempt = || {
+        let before = clock::monotonic();
+        let realtime = clock::realtime();
+        let took = clock::monotonic().nanoseconds_since(before);
+        (took, realtime.nanoseconds().saturating_sub(before.nanoseconds()).saturating_sub(took / 2))
+    };
+    // Interrupted between two readings, the difference is off by half of that.
+    let attempts = (0..5).map(|_| attempt());
+    attempts.min_by_key(|(took, _)| *took).map_or(0, |(_, ahead)| ahead)
+}

@@ -1,0 +1,233 @@
+//! What `timeball sources` says, and the synchronisation part of `timeball status`.
+
+use super::Associations;
+use super::configured::Configured;
+use crate::control::association::{Association, Role};
+use crate::control::controller::SourceEntry;
+use crate::control::source::{SourceId, SourceKind};
+use crate::sys::clock;
+use crate::time::{Log2Seconds, NtpDuration};
+use serde::{Deserialize, Serialize};
+
+/// All sources.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct SourcesReport {
+    /// The whole.
+    pub synchronisation: SynchronisationReport,
+    /// Each source: those that give time, with one row for each association, then those that take it from us.
+    pub sources: Vec<SourceReport>,
+}
+
+/// How our clock is kept by them.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct SynchronisationReport {
+    /// Is the clock steered, or only measured?
+    pub steering: bool,
+    /// The system peer, whom our clients are told that we follow.
+    pub system_peer: Option<String>,
+    /// The last combined offset, seconds; > 0: our clock was behind.
+    pub offset_seconds: Option<f64>,
+    /// Its jitter, seconds.
+    pub jitter_seconds: Option<f64>,
+    /// How much faster than by itself the clock is made to run, without what works off an offset.
+    pub frequency_ppm: Option<f64>,
+    /// What works off an offset, on top.
+    pub slew_ppm: Option<f64>,
+    /// Associations that could give time.
+    pub sources: usize,
+    /// Those by which the clock is set.
+    pub used: usize,
+}
+
+/// One source.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// As chrony shows it: `*` system peer, `+` combined, `-` right but not combined, `x` wrong, `~` too variable, `?`
+    /// not usable; a space where no time is expected of it.
+    pub sign: String,
+    /// `server`, `pool`, `peer`, `passive`, `broadcast-client`, `manycast`; of those who give us none: `broadcast`,
+    /// `manycast-client` (the search itself) and `manycast-server`.
+    pub mode: String,
+    /// As the configuration has it; empty: it came unasked.
+    pub name: String,
+    /// Its address and port, once known.
+    pub address: Option<String>,
+    /// The key that both know.
+    pub key: Option<u32>,
+    /// Its stratum, 1 to 16.
+    pub stratum: Option<u8>,
+    /// Whom it follows.
+    pub reference_id: Option<String>,
+    /// How often it is asked or heard, as the base-2 logarithm of seconds.
+    pub poll: Option<i8>,
+    /// The reach register: the last eight polls, the latest in the lowest bit.
+    pub reach: Option<u8>,
+    /// Seconds since the last measurement.
+    pub last_sample_seconds: Option<f64>,
+    /// The offset as of now, seconds; > 0: our clock is behind.
+    pub offset_seconds: Option<f64>,
+    /// The offset as it was last measured.
+    pub measured_offset_seconds: Option<f64>,
+    /// The error that the offset may have, seconds: the root distance.
+    pub error_bound_seconds: Option<f64>,
+    /// The round trip of the chosen sample, seconds.
+    pub delay_seconds: Option<f64>,
+    /// The jitter of its samples, seconds.
+    pub jitter_seconds: Option<f64>,
+    /// Who took the last receive timestamp: `hardware`, `kernel` or `daemon`.
+    pub stamp: Option<String>,
+    /// How far it got in the selection, in one word.
+    pub state: String,
+    /// And in a sentence.
+    pub reason: String,
+    /// Packets sent to it.
+    pub sent: u64,
+    /// Packets that came from it.
+    pub received: u64,
+}
+
+impl Associations {
+    /// All there is to say.
+    #[must_use]
+    pub fn report(&self) -> SourcesReport {
+        let mut sources: Vec<SourceReport> = Vec::new();
+        for (id, configured) in &self.configured {
+            self.add_source(*id, configured, &mut sources);
+        }
+        let guests = self.controller.associations().filter(|association| association.source.is_none());
+        sources.extend(guests.map(|guest| self.row("", mode_of(guest, "passive"), guest)));
+        // Stable: within both the order of the configuration stays.
+        sources.sort_by_key(|row| row.sign == " ");
+        SourcesReport { synchronisation: self.synchronisation(), sources }
+    }
+
+    /// Is what is served the time of a source?
+    #[must_use]
+    pub fn is_synchronised(&self) -> bool {
+        self.controller.system().peer.is_some() && self.controller.system().snapshot.is_synchronised()
+    }
+
+    /// The whole in short.
+    #[must_use]
+    pub fn synchronisation(&self) -> SynchronisationReport {
+        let system = self.controller.system();
+        let givers = || self.controller.associations().filter(|association| association.role.gives_time());
+        let frequency = self.keeper.frequency();
+        let steering = self.keeper.is_steering();
+        SynchronisationReport {
+            steering,
+            system_peer: self.controller.system_peer().map(|remote| remote.to_string()),
+            offset_seconds: system.peer.map(|_| system.offset.seconds()),
+            jitter_seconds: system.peer.map(|_| system.jitter.seconds()),
+            frequency_ppm: steering.then(|| frequency.base.ppm()),
+            slew_ppm: steering.then(|| frequency.slew.ppm()),
+            sources: givers().count(),
+            used: givers().filter(|association| association.state.is_used()).count(),
+        }
+    }
+
+    fn add_source(&self, id: SourceId, configured: &Configured, rows: &mut Vec<SourceReport>) {
+        let Configured { name, mode, configuration } = configured;
+        let entry = self.controller.sources().find(|(source, _)| *source == id).map(|(_, entry)| entry);
+        let associations =
+            self.controller.associations().filter(|association| association.source == Some(id));
+        let before = rows.len();
+        rows.extend(associations.map(|association| self.row(name, mode_of(association, mode), association)));
+        if rows.len() > before {
+            return;
+        }
+        let gives_time = configuration.as_ref().is_ok_and(|configuration| configuration.kind.gives_time());
+        let (state, reason) = match (configuration, entry) {
+            (Err(reason), _) => ("absent", reason.clone()),
+            (Ok(_), None) => ("absent", "there is no room for another source".to_owned()),
+            (Ok(configuration), Some(entry)) => match configuration.kind {
+                SourceKind::ManycastServer(_) => {
+                    ("serving", "questions to the group are answered".to_owned())
+                }
+                SourceKind::BroadcastClient(_) => ("listening", "nothing heard yet".to_owned()),
+                _ => self.why_nobody(id, entry),
+            },
+        };
+        rows.push(SourceReport {
+            sign: if gives_time { "?" } else { " " }.to_owned(),
+            mode: (*mode).to_owned(),
+            name: name.clone(),
+            state: state.to_owned(),
+            reason,
+            ..SourceReport::default()
+        });
+    }
+
+    /// Why a source that should have an association has none.
+    fn why_nobody(&self, id: SourceId, entry: &SourceEntry) -> (&'static str, String) {
+        if let Some(reason) = self.unresolved.get(&id) {
+            ("unresolved", format!("the name cannot be resolved: {reason}"))
+        } else if entry.is_looking_up() {
+            ("resolving", "the name is being looked up".to_owned())
+        } else if let Some((remote, kiss)) = entry.refusing().last() {
+            ("refused", format!("{} refuses to serve us ({kiss})", remote.ip()))
+        } else {
+            ("absent", "its address belongs to another source, or there is no room".to_owned())
+        }
+    }
+
+    fn row(&self, name: &str, mode: &str, association: &Association) -> SourceReport {
+        let now = clock::monotonic();
+        let estimate = association.filter.estimate(now);
+        let candidate = association.candidate(now, NtpDuration::ZERO, None);
+        let peer = association.peer.as_ref();
+        let last = association.last_sample.as_ref();
+        let gives_time = association.role.gives_time();
+        let (sign, state, reason) = match &association.role {
+            Role::BroadcastServer(_) => (' ', "serving", broadcasts(association.traffic.sent)),
+            Role::ManycastClient(search) => {
+                (' ', "searching", format!("servers are sought with TTL {}", search.hop_limit()))
+            }
+            _ => (association.state.sign(), association.state.name(), association.state.to_string()),
+        };
+        SourceReport {
+            sign: sign.to_string(),
+            mode: mode.to_owned(),
+            name: name.to_owned(),
+            address: Some(association.remote.to_string()),
+            key: association.key.map(|key| key.number()),
+            stratum: peer.map(|peer| if peer.stratum == 0 { 16 } else { peer.stratum }),
+            reference_id: peer.map(|peer| peer.reference_id.to_string()),
+            poll: Some(interval(association).0),
+            reach: gives_time.then(|| association.poll.reach().bits()),
+            last_sample_seconds: last.map(|last| (now - last.sample.time).seconds()),
+            offset_seconds: self.controller.offset_now(association, now).map(NtpDuration::seconds),
+            measured_offset_seconds: last.map(|last| last.sample.offset.seconds()),
+            error_bound_seconds: candidate.root_distance(now).map(NtpDuration::seconds),
+            delay_seconds: estimate.map(|estimate| estimate.delay.seconds()),
+            jitter_seconds: estimate.map(|estimate| estimate.jitter.seconds()),
+            stamp: last.map(|last| format!("{:?}", last.stamp).to_lowercase()),
+            state: state.to_owned(),
+            reason,
+            sent: association.traffic.sent,
+            received: association.traffic.received,
+        }
+    }
+}
+
+fn broadcasts(sent: u64) -> String {
+    match sent {
+        0 => "nothing is sent while our clock is not synchronised".to_owned(),
+        _ => format!("{sent} packets sent"),
+    }
+}
+
+fn interval(association: &Association) -> Log2Seconds {
+    match &association.role {
+        Role::BroadcastServer(server) => server.interval(),
+        _ => association.interval(),
+    }
+}
+
+/// What an association is called in reports; that of a search is not what the servers are that it found.
+fn mode_of<'a>(association: &Association, configured: &'a str) -> &'a str {
+    match (&association.role, configured) {
+        (Role::Client(_), "manycast-client") => "manycast",
+        (_, configured) => configured,
+    }
+}

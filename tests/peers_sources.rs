@@ -1,0 +1,151 @@
+//! Our daemon asks other projects' servers for the time, and their daemons follow what it then serves.
+//!
+//! All share one machine and so one clock: the right answer is "offset zero, one stratum more".
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::can_have_labs;
+use common::peers::{Keys, Kind, OURS, Peer, THEIRS, follows, in_time, is_followed, lab, timeball};
+
+/// A source that is asked every two seconds.
+fn server(address: &str, more: &str) -> String {
+    format!("[[server]]\naddress = \"{address}\"\niburst = true\nmin-poll = 1\nmax-poll = 1\n{more}\n")
+}
+
+#[track_caller]
+fn we_follow(kind: Kind, address: &str, configuration: &str, more: &str) {
+    if !can_have_labs() {
+        return;
+    }
+    let (lab, keys) = (lab(), Keys::new());
+    let Some(_server) = Peer::start(&lab, kind, kind.local()) else { return };
+    let configuration = format!("{configuration}\n{}{}", keys.lines(), server(address, more));
+    let daemon = timeball(&lab, &[], &configuration);
+    let remote = if address.contains(':') { format!("[{address}]:123") } else { format!("{address}:123") };
+    let row = follows(&daemon, "server", &remote, kind.local_stratum());
+    assert_eq!(row["stamp"], "kernel", "{row}");
+    let shown = daemon.sources_text();
+    assert!(shown.lines().any(|line| line.starts_with('*') && line.contains("system peer")), "{shown}");
+    assert!(daemon.status_text().contains("synchronised to "), "{}", daemon.status_text());
+}
+
+#[test]
+fn we_follow_chronyd() {
+    we_follow(Kind::Chronyd, THEIRS[0], "datapath = \"socket\"", "");
+}
+
+#[test]
+fn we_follow_chronyd_over_ipv6() {
+    we_follow(Kind::Chronyd, THEIRS[1], "datapath = \"socket\"", "");
+}
+
+#[test]
+fn we_follow_chronyd_with_af_xdp_on_the_interface() {
+    let carrier = "datapath = \"af-xdp\"\n[[interface]]\nname = \"tb0\"";
+    we_follow(Kind::Chronyd, THEIRS[0], carrier, "");
+}
+
+#[test]
+fn we_follow_chronyd_without_workers() {
+    we_follow(Kind::Chronyd, THEIRS[0], "datapath = \"socket\"\nworkers = 0", "");
+}
+
+#[test]
+fn we_follow_chronyd_with_an_aes_key() {
+    we_follow(Kind::Chronyd, THEIRS[0], "datapath = \"socket\"", "key = 1");
+}
+
+#[test]
+fn we_follow_ntpsec() {
+    we_follow(Kind::Ntpsec, THEIRS[0], "datapath = \"socket\"", "");
+}
+
+#[test]
+fn we_follow_ntpsec_with_a_sha1_key() {
+    we_follow(Kind::Ntpsec, THEIRS[0], "datapath = \"socket\"", "key = 2");
+}
+
+#[test]
+fn we_follow_ntpd() {
+    we_follow(Kind::Ntpd, THEIRS[0], "datapath = \"socket\"", "");
+}
+
+#[test]
+fn we_follow_ntpd_with_an_aes_key() {
+    we_follow(Kind::Ntpd, THEIRS[1], "datapath = \"socket\"", "key = 1");
+}
+
+/// The other daemon has another key of this id, which is as good as none.
+#[test]
+fn we_do_not_follow_who_cannot_sign() {
+    if !can_have_labs() {
+        return;
+    }
+    let (lab, folder) = (lab(), tempfile::TempDir::new().unwrap());
+    let Some(_server) = Peer::start(&lab, Kind::Chronyd, Kind::Chronyd.local()) else { return };
+    let path = folder.path().join("other.keys");
+    std::fs::write(&path, "1 AES128 HEX:ff0102030405060708090a0b0c0d0e0f\n").unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let keys = format!("[keys]\nfile = \"{}\"\n", path.display());
+    let daemon =
+        timeball(&lab, &[], &format!("datapath = \"socket\"\n{keys}{}", server(THEIRS[0], "key = 1")));
+    in_time("eight questions were asked in vain", || {
+        let row = daemon.sources()["sources"][0].clone();
+        if row["sent"].as_u64().unwrap() < 8 { Err(row.to_string()) } else { Ok(()) }
+    });
+    let row = daemon.sources()["sources"][0].clone();
+    assert_eq!(
+        (&row["sign"], &row["state"], &row["reach"]),
+        (&"?".into(), &"unreachable".into(), &0.into()),
+        "{row}"
+    );
+    assert_eq!(daemon.status()["clock"]["stratum"], 16);
+    // SIGHUP reads the file again, for our sources too.
+    std::fs::write(&path, "1 AES128 HEX:000102030405060708090a0b0c0d0e0f\n").unwrap();
+    common::run_well(std::process::Command::new("sh").args(["-c", &format!("kill -HUP {}", daemon.pid())]));
+    follows(&daemon, "server", "10.99.1.2:123", 3);
+}
+
+/// A daemon beside ours, whose time comes from ours, whose time comes from chronyd.
+#[track_caller]
+fn the_time_is_passed_on(kind: Kind, follower: &str, port: &str) {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = lab();
+    let Some(_server) = Peer::start(&lab, Kind::Chronyd, "local stratum 3") else { return };
+    let daemon = timeball(&lab, &[], &format!("datapath = \"socket\"\n{}", server(THEIRS[0], "")));
+    follows(&daemon, "server", "10.99.1.2:123", 3);
+    let Some(_follower) = Peer::start_beside(&lab, kind, follower) else { return };
+    is_followed(&lab, &format!("{}:{port}", OURS[0]), OURS[0], 5);
+}
+
+#[test]
+fn chronyd_follows_what_we_serve_of_chronyds_time() {
+    let follower = format!("server {} iburst minpoll 1 maxpoll 1\nmaxdistance 16\nport 11123", OURS[0]);
+    the_time_is_passed_on(Kind::Chronyd, &follower, "11123");
+}
+
+/// ntpsec cannot have another port, so it is in the other namespace and we serve a clock of our own.
+#[track_caller]
+fn our_clock_is_followed(kind: Kind, lines: &str, stratum: u64) {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = lab();
+    let _daemon = timeball(&lab, &["--local-stratum", "5"], "datapath = \"socket\"");
+    let Some(_follower) = Peer::start(&lab, kind, lines) else { return };
+    is_followed(&lab, THEIRS[0], OURS[0], stratum);
+}
+
+#[test]
+fn ntpsec_follows_us() {
+    our_clock_is_followed(Kind::Ntpsec, "server 10.99.1.1 iburst minpoll 4 maxpoll 4", 6);
+}
+
+#[test]
+fn ntpd_follows_us() {
+    our_clock_is_followed(Kind::Ntpd, "server 10.99.1.1 iburst minpoll 4 maxpoll 4", 6);
+}

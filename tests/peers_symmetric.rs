@@ -1,0 +1,141 @@
+//! Symmetric active and passive associations with chronyd and ntp.org's ntpd, each end leading once. (ntpsec has removed these
+//! modes.)
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::can_have_labs;
+use common::peers::{Keys, Kind, OURS, Peer, THEIRS, follows, is_followed, lab, timeball};
+
+const SOCKETS: &str = "datapath = \"socket\"\n";
+
+/// A peer of ours that is configured, with what the test adds.
+fn active(more: &str) -> String {
+    format!("[[peer]]\naddress = \"{}\"\nmin-poll = 3\nmax-poll = 3\n{more}\n", THEIRS[0])
+}
+
+/// Their line for us.
+fn theirs(kind: Kind, more: &str) -> String {
+    let polls = if kind == Kind::Chronyd { "minpoll 1 maxpoll 1" } else { "minpoll 3 maxpoll 3" };
+    format!("peer {} {polls} {more}", OURS[0])
+}
+
+/// They have the time, and we take it from them.
+#[track_caller]
+fn we_follow(kind: Kind, their_lines: &str, mode: &str, configuration: &str) {
+    if !can_have_labs() {
+        return;
+    }
+    let (lab, keys) = (lab(), Keys::new());
+    let Some(_peer) = Peer::start(&lab, kind, &format!("{}\n{their_lines}", kind.local())) else { return };
+    let daemon = timeball(&lab, &[], &format!("{configuration}\n{}", keys.lines()));
+    follows(&daemon, mode, "10.99.1.2:123", kind.local_stratum());
+}
+
+/// We have the time, and they take it from us.
+#[track_caller]
+fn they_follow(kind: Kind, their_lines: &str, configuration: &str) {
+    if !can_have_labs() {
+        return;
+    }
+    let (lab, keys) = (lab(), Keys::new());
+    let configuration = format!("{configuration}\n{}", keys.lines());
+    let daemon = timeball(&lab, &["--local-stratum", "5"], &configuration);
+    let Some(_peer) = Peer::start(&lab, kind, their_lines) else { return };
+    is_followed(&lab, THEIRS[0], OURS[0], 6);
+    assert_eq!(daemon.status()["clock"]["stratum"], 5, "who follows us is not followed");
+}
+
+#[test]
+fn active_and_active_with_chronyd_leading() {
+    we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, ""), "peer", &format!("{SOCKETS}{}", active("")));
+}
+
+#[test]
+fn active_and_active_with_chronyd_following() {
+    they_follow(Kind::Chronyd, &theirs(Kind::Chronyd, ""), &format!("{SOCKETS}{}", active("")));
+}
+
+#[test]
+fn active_and_active_with_chronyd_leading_with_a_key() {
+    let ours = format!("{SOCKETS}{}", active("key = 1\nvolley = false"));
+    we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, "key 1"), "peer", &ours);
+}
+
+#[test]
+fn active_and_active_with_chronyd_following_with_a_key() {
+    they_follow(Kind::Chronyd, &theirs(Kind::Chronyd, "key 1"), &format!("{SOCKETS}{}", active("key = 1")));
+}
+
+/// What AF_XDP does not take is passed to the kernel's sockets, and by them to the control thread.
+#[test]
+fn active_and_active_with_chronyd_leading_with_af_xdp_on_the_interface() {
+    let carrier = "datapath = \"af-xdp\"\n[[interface]]\nname = \"tb0\"\n";
+    we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, ""), "peer", &format!("{carrier}{}", active("")));
+}
+
+#[test]
+fn passive_with_chronyd_leading_without_workers() {
+    let ours = format!("{SOCKETS}workers = 0\npassive-peers = \"anyone\"");
+    we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, ""), "passive", &ours);
+}
+
+#[test]
+fn passive_with_chronyd_leading() {
+    let ours = format!("{SOCKETS}passive-peers = \"anyone\"");
+    we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, ""), "passive", &ours);
+}
+
+#[test]
+fn passive_with_chronyd_leading_with_a_key() {
+    we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, "key 2"), "passive", SOCKETS);
+}
+
+#[test]
+fn passive_with_chronyd_following() {
+    they_follow(Kind::Chronyd, &theirs(Kind::Chronyd, ""), &format!("{SOCKETS}passive-peers = \"anyone\""));
+}
+
+#[test]
+fn active_and_active_with_ntpd_leading() {
+    we_follow(Kind::Ntpd, &theirs(Kind::Ntpd, ""), "peer", &format!("{SOCKETS}{}", active("")));
+}
+
+#[test]
+fn active_and_active_with_ntpd_following() {
+    they_follow(Kind::Ntpd, &theirs(Kind::Ntpd, ""), &format!("{SOCKETS}{}", active("")));
+}
+
+#[test]
+fn active_and_active_with_ntpd_leading_with_a_key() {
+    we_follow(Kind::Ntpd, &theirs(Kind::Ntpd, "key 1"), "peer", &format!("{SOCKETS}{}", active("key = 1")));
+}
+
+#[test]
+fn active_with_ntpd_passive_and_leading() {
+    let ours = format!("{SOCKETS}{}", active("volley = false"));
+    we_follow(Kind::Ntpd, "disable auth", "peer", &ours);
+}
+
+#[test]
+fn active_with_ntpd_passive_and_leading_with_a_key() {
+    let ours = format!("{SOCKETS}{}", active("key = 2\nvolley = false"));
+    we_follow(Kind::Ntpd, "", "peer", &ours);
+}
+
+#[test]
+fn active_with_ntpd_passive_and_following() {
+    they_follow(Kind::Ntpd, "disable auth", &format!("{SOCKETS}{}", active("volley = false")));
+}
+
+#[test]
+fn passive_with_ntpd_leading() {
+    let ours = format!("{SOCKETS}passive-peers = \"anyone\"");
+    we_follow(Kind::Ntpd, &theirs(Kind::Ntpd, ""), "passive", &ours);
+}
+
+#[test]
+fn passive_with_ntpd_following_with_a_key() {
+    they_follow(Kind::Ntpd, &theirs(Kind::Ntpd, "key 2"), SOCKETS);
+}
