@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
 use crate::control::{
     Access, Action, Arrival, Controller, Delivery, Event, ExchangeSocket, InstanceId, InterfaceIndex, Moment,
-    News, SocketName, StampKind, Transmission, TransmitField,
+    News, SocketName, StampKind, Trailer, Transmission, TransmitField,
 };
 use crate::datapath::interface::View;
 use crate::serve::access::AccessList;
@@ -291,18 +291,31 @@ impl Associations {
     }
 
     fn transmit(&mut self, transmission: Transmission) {
-        let Transmission { handle, from, local, to, interface, hop_limit, mut header, transmit_field, key } =
-            transmission;
+        let Transmission {
+            handle,
+            from,
+            local,
+            to,
+            interface,
+            hop_limit,
+            mut header,
+            transmit_field,
+            trailer,
+        } = transmission;
         let read = clock::realtime();
         if transmit_field == TransmitField::Clock {
             header.set_transmit_timestamp(read.to_ntp());
         }
         let mut payload = header.as_bytes().to_vec();
-        if let Some(key) = key
-            && let Err(error) = self.keys.append(key, &mut payload)
-        {
-            self.note_reachability(to, Some(&io::Error::other(error.to_string())));
-            return self.events.push_back(Event::SendFailed { handle });
+        match trailer {
+            Trailer::None => {}
+            Trailer::CryptoNak => payload.extend_from_slice(&[0; 4]),
+            Trailer::Mac(key) => {
+                if let Err(error) = self.keys.append(key, &mut payload) {
+                    self.note_reachability(to, Some(&io::Error::other(error.to_string())));
+                    return self.events.push_back(Event::SendFailed { handle });
+                }
+            }
         }
         let outgoing = Outgoing { to: Some(to), from: local, interface: interface.0, hop_limit };
         let now = clock::monotonic();
