@@ -5,42 +5,40 @@ use super::associations::Associations;
 use super::control_socket::{ControlSocket, ControlSocketError};
 use super::counters::WorkerCounters;
 use super::crew::Crew;
+use super::error::{ServeError, system};
 use super::exchange::Answering;
-use super::keys::{self, KeysError};
 use super::links::{Common, Links};
 use super::news::News;
 #[cfg(feature = "metrics")]
 use super::prometheus::{self, Exporter};
 use super::questions;
+use super::setup::{
+    access_list, check_interfaces, cores, dropped_prefixes, load_keys, policy, prefix_lengths, reference,
+    worker_count,
+};
 use super::worker::{Notice, Passed, ToControl, Worker};
-use crate::auth::{KeyId, KeyTable};
 use crate::clock::{Reference, ReferenceKind, Trouble};
-use crate::config::{self, Config, Interface, Policy as AccessPolicy, Workers};
+use crate::config::Config;
 use crate::control::StampKind;
-use crate::datapath::interface::{InterfaceFacts, InterfaceWatch, View};
-use crate::datapath::steering::PrefixAction;
+use crate::datapath::interface::InterfaceWatch;
 use crate::datapath::udp::{LocalAddress, OpenError, UdpGroup};
-use crate::serve::access::{AccessError, AccessList, Action};
-use crate::serve::clients::{ClientKeying, ClientStatistics, PrefixLengths};
-use crate::serve::limit::{Lottery, RateLimiter, RateParameters};
-use crate::serve::{Policy, Responder};
+use crate::serve::Responder;
+use crate::serve::clients::ClientStatistics;
+use crate::serve::limit::{Lottery, RateLimiter};
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
 use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::signal::{Signal, SignalFd};
 use crate::sys::socket::UdpOptions;
 use crate::sys::{clock, memory};
-use crate::time::{Log2Seconds, NtpDuration, Realtime, Timestamp};
-use crate::wire::{Mode, ReferenceId};
+use crate::time::{Log2Seconds, Realtime, Timestamp};
+use crate::wire::Mode;
 use crossbeam::channel::{Receiver, bounded};
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
 #[cfg(feature = "metrics")]
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thiserror::Error;
 use tracing::{debug, error, info, warn};
 
 /// How often the clock's state is looked at and published, and what failed is tried again.
@@ -51,104 +49,6 @@ const WRITING: Duration = Duration::from_millis(5);
 const NOTICES_MAX: usize = 256;
 /// Kernel memory for datagrams waiting at one socket: about 2,000 requests, 20 ms at 100,000 a second.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// How often one client is told of a refusal: as NTP's shortest usual poll interval.
-const KISS_INTERVAL: NtpDuration = NtpDuration::from_seconds(16);
-/// How many kisses a client may have at once.
-const KISS_BURST: u16 = 2;
-
-/// Why the server does not, or no longer, serve.
-#[derive(Debug, Error)]
-pub enum ServeError {
-    /// An interface that is configured does not exist.
-    #[error("interface {name} does not exist; there are: {existing}")]
-    NoSuchInterface {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        existing: String,
-    },
-    /// A CPU that is configured does not exist.
-    #[error("cores: CPU {cpu} does not exist or may not be used; there are: {existing}")]
-    NoSuchCpu {
-        /// What was asked for.
-        cpu: usize,
-        /// What there is.
-        existing: String,
-    },
-    /// A queue that is configured does not exist.
-    #[error("interface {name}: queue {queue} is configured, but there are only {there}")]
-    NoSuchQueue {
-        /// The interface.
-        name: String,
-        /// What was asked for.
-        queue: u16,
-        /// How many there are, from 0.
-        there: u32,
-    },
-    /// The access list contradicts itself.
-    #[error("access: {0}")]
-    Access(#[from] AccessError),
-    /// The keys cannot be used.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// A source's key is not in the key file.
-    #[error("source {address}: key {key} is not in the key file")]
-    NoSuchKey {
-        /// The key.
-        key: KeyId,
-        /// The source.
-        address: String,
-    },
-    /// Another daemon is there.
-    #[error(transparent)]
-    ControlSocket(#[from] ControlSocketError),
-    /// A socket is needed and cannot be had.
-    #[error(transparent)]
-    Socket(#[from] OpenError),
-    /// `datapath = "af-xdp"`, and it cannot be.
-    #[error("{0}")]
-    NoAfXdp(String),
-    /// The system would not.
-    #[error("{what}: {error}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// The port for metrics cannot be had.
-    #[error("metrics on {address}: {error}")]
-    Metrics {
-        /// What is configured.
-        address: SocketAddr,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// A worker is gone.
-    #[error("a worker ended; see the lines above")]
-    WorkerLost,
-}
-
-impl ServeError {
-    /// 2 where the user's input is wrong, 1 where the machine would not.
-    #[must_use]
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::NoSuchInterface { .. }
-            | Self::NoSuchQueue { .. }
-            | Self::NoSuchCpu { .. }
-            | Self::Keys(_)
-            | Self::NoSuchKey { .. }
-            | Self::Access(_) => 2,
-            _ => 1,
-        }
-    }
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
-    move |error| ServeError::System { what, error }
-}
-
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -552,156 +452,4 @@ const fn is_fatal(error: &OpenError) -> bool {
 /// An address that is not there yet is the usual case while IPv6 looks for duplicates.
 const fn is_expected(error: &OpenError) -> bool {
     matches!(error, OpenError::NotLocal(_))
-}
-
-/// Does the machine have what the configuration names: interfaces, their queues, CPUs?
-///
-/// # Errors
-/// What it does not have, or that it could not be asked.
-pub fn check_machine(config: &Config) -> Result<(), ServeError> {
-    let watch = InterfaceWatch::open().map_err(system("listing interfaces"))?;
-    check_interfaces(config, watch.view())?;
-    access_list(config)?;
-    read_keys(config)?;
-    cores(config).map(drop)
-}
-
-fn check_interfaces(config: &Config, view: &View) -> Result<(), ServeError> {
-    for Interface { name, queues, .. } in &config.interfaces {
-        let Ok(facts) = InterfaceFacts::gather_from(view, name) else {
-            let existing: Vec<&str> = view.interfaces().map(|interface| interface.name.as_str()).collect();
-            return Err(ServeError::NoSuchInterface { name: name.clone(), existing: existing.join(", ") });
-        };
-        let there = facts.receive_queues().unwrap_or(u32::MAX);
-        if let Some(&queue) = queues.iter().find(|&&queue| u32::from(queue) >= there) {
-            return Err(ServeError::NoSuchQueue { name: name.clone(), queue, there });
-        }
-    }
-    Ok(())
-}
-
-/// The CPUs for workers: those configured, else all but the first where there are several, since the first is
-/// where the system's own work tends to be.
-fn cores(config: &Config) -> Result<Vec<usize>, ServeError> {
-    let there: Vec<usize> =
-        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
-    let wanted: Vec<usize> = config.cores.iter().map(|&core| core.into()).collect();
-    if let Some(&cpu) = wanted.iter().find(|core| !there.contains(core)) {
-        let existing: Vec<String> = there.iter().map(ToString::to_string).collect();
-        return Err(ServeError::NoSuchCpu { cpu, existing: existing.join(", ") });
-    }
-    Ok(match wanted.as_slice() {
-        [] if there.len() > 1 => there[1..].to_vec(),
-        [] => there,
-        _ => wanted,
-    })
-}
-
-/// How many workers: as configured, else one for each queue, but no more than there are CPUs for.
-fn worker_count(config: &Config, view: &View, cores: usize) -> usize {
-    let queues = config.interfaces.iter().map(|settings| {
-        let there =
-            view.interface_named(&settings.name).and_then(|interface| interface.rx_queues).unwrap_or(1);
-        if settings.queues.is_empty() { there as usize } else { settings.queues.len() }
-    });
-    match config.workers {
-        Workers::Auto => queues.sum::<usize>().clamp(1, cores.max(1)),
-        Workers::Count(count) => count.into(),
-    }
-}
-
-fn reference(config: &Config) -> Reference {
-    let Some(reference) = &config.reference else {
-        let reference_id = ReferenceId::default();
-        return Reference { kind: ReferenceKind::None, stratum: 16, reference_id };
-    };
-    Reference {
-        kind: match reference.source {
-            config::Source::Local => ReferenceKind::Local,
-            config::Source::System => ReferenceKind::System,
-        },
-        stratum: reference.stratum,
-        reference_id: ReferenceId(reference.reference_id.octets()),
-    }
-}
-
-const fn action(policy: AccessPolicy) -> Action {
-    match policy {
-        AccessPolicy::Allow => Action::Allow,
-        AccessPolicy::Deny => Action::Deny,
-        AccessPolicy::Restrict => Action::Restrict,
-        AccessPolicy::Drop => Action::Drop,
-    }
-}
-
-fn access_list(config: &Config) -> Result<AccessList, AccessError> {
-    let access = &config.access;
-    let lists = [
-        (&access.allow, Action::Allow),
-        (&access.deny, Action::Deny),
-        (&access.restrict, Action::Restrict),
-        (&access.drop, Action::Drop),
-    ];
-    let rules =
-        lists.into_iter().flat_map(|(prefixes, action)| prefixes.iter().map(move |prefix| (*prefix, action)));
-    AccessList::new(action(access.default), rules)
-}
-
-/// The keys.
-struct LoadedKeys {
-    /// For ourselves.
-    all: Arc<KeyTable>,
-    for_clients: Arc<KeyTable>,
-}
-
-fn load_keys(config: &Config) -> Result<LoadedKeys, ServeError> {
-    let all = read_keys(config)?;
-    if let Some(file) = &config.keys.file {
-        let file = file.display();
-        let weak: Vec<String> =
-            all.iter().filter(|(_, key)| key.is_weak()).map(|(id, _)| id.to_string()).collect();
-        if !weak.is_empty() {
-            warn!(%file, keys = weak.join(", "), "secrets below 80 bits can be found by trying");
-        }
-        info!(%file, keys = all.len(), "keys read");
-    }
-    let for_clients = Arc::new(keys::for_clients(&config.keys, &all));
-    Ok(LoadedKeys { all: Arc::new(all), for_clients })
-}
-
-/// The key file's, with those that sources name among them.
-fn read_keys(config: &Config) -> Result<KeyTable, ServeError> {
-    let all = keys::load(&config.keys)?;
-    match config.sources.keys().find(|(id, _)| all.get(*id).is_none()) {
-        Some((key, address)) => Err(ServeError::NoSuchKey { key, address }),
-        None => Ok(all),
-    }
-}
-
-fn dropped_prefixes(access: &AccessList, kod: bool) -> Vec<(ipnet::IpNet, PrefixAction)> {
-    let prefixes = access.silently_dropped_prefixes(kod).into_iter();
-    prefixes
-        .map(|(prefix, drop)| (prefix, if drop { PrefixAction::Drop } else { PrefixAction::Serve }))
-        .collect()
-}
-
-/// What counts as one client.
-const fn prefix_lengths(config: &Config) -> PrefixLengths {
-    PrefixLengths { ipv4: config.rate_limit.ipv4_prefix, ipv6: config.rate_limit.ipv6_prefix }
-}
-
-/// What the workers judge by, with fresh random keys.
-fn policy(config: &Config, access: Arc<AccessList>) -> Result<Policy, ServeError> {
-    let limit = &config.rate_limit;
-    let limiter = |interval, burst, leak| {
-        let clients = limit.slots() as usize;
-        Arc::new(RateLimiter::new(RateParameters { interval, burst, leak, clients }))
-    };
-    let keys = process::random_words().map_err(system("random keys"))?;
-    Ok(Policy {
-        access,
-        limiter: limit.enabled.then(|| limiter(limit.interval, limit.burst, limit.leak)),
-        kiss_limiter: config.kod.then(|| limiter(KISS_INTERVAL, KISS_BURST, 0)),
-        keying: ClientKeying::new(prefix_lengths(config), keys),
-    })
 }

@@ -12,6 +12,7 @@ mod departures;
 mod keeper;
 mod report;
 mod resolver;
+mod sending;
 mod service;
 mod unasked;
 
@@ -23,14 +24,14 @@ use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
 use crate::control::{
     Access, Action, Arrival, Controller, Delivery, Event, ExchangeSocket, InstanceId, InterfaceIndex, Moment,
-    News, SocketName, StampKind, Trailer, Transmission, TransmitField,
+    News, SocketName, StampKind,
 };
 use crate::datapath::interface::View;
 use crate::serve::access::AccessList;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
 use crate::sys::clock;
 use crate::sys::process::{self, PollEntry};
-use crate::sys::socket::{Outgoing, TalkSocket};
+use crate::sys::socket::TalkSocket;
 use crate::time::{Log2Seconds, Monotonic, Timestamp};
 use crate::wire::Packet;
 use configured::Configured;
@@ -45,7 +46,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{debug, error, info, warn};
-use zerocopy::IntoBytes;
 
 use super::stamps::BatchClock;
 
@@ -290,87 +290,6 @@ impl Associations {
         }
     }
 
-    fn transmit(&mut self, transmission: Transmission) {
-        let Transmission {
-            handle,
-            from,
-            local,
-            to,
-            interface,
-            hop_limit,
-            mut header,
-            transmit_field,
-            trailer,
-        } = transmission;
-        let read = clock::realtime();
-        if transmit_field == TransmitField::Clock {
-            header.set_transmit_timestamp(read.to_ntp());
-        }
-        let mut payload = header.as_bytes().to_vec();
-        match trailer {
-            Trailer::None => {}
-            Trailer::CryptoNak => payload.extend_from_slice(&[0; 4]),
-            Trailer::Mac(key) => {
-                if let Err(error) = self.keys.append(key, &mut payload) {
-                    self.note_reachability(to, Some(&io::Error::other(error.to_string())));
-                    return self.events.push_back(Event::SendFailed { handle });
-                }
-            }
-        }
-        let outgoing = Outgoing { to: Some(to), from: local, interface: interface.0, hop_limit };
-        let now = clock::monotonic();
-        let written = header.transmit_timestamp();
-        let (result, departures) = match from {
-            SocketName::Exchange(name) => match self.exchanges.get_mut(&name) {
-                Some(exchange) => {
-                    let result = exchange.socket.send(&payload, &Outgoing { to: None, ..outgoing });
-                    (result.map(|()| &exchange.socket), &mut exchange.departures)
-                }
-                // Why it could not be opened has been told.
-                None => return self.events.push_back(Event::SendFailed { handle }),
-            },
-            SocketName::Service(_) => {
-                let sender = self.service.sender(to);
-                let sent = sender.and_then(|sender| sender.send(&payload, &outgoing).map(|()| sender));
-                (sent, &mut self.departures)
-            }
-        };
-        match result {
-            Ok(socket) => {
-                departures.add(handle, written, read, payload, now, &mut self.events);
-                // Most drivers have it by now.
-                departures.collect(socket, &mut self.events);
-                self.note_reachability(to, None);
-            }
-            Err(error) => {
-                self.note_reachability(to, Some(&error));
-                self.events.push_back(Event::SendFailed { handle });
-            }
-        }
-    }
-
-    /// Logs when sending to somebody begins or ceases to fail.
-    fn note_reachability(&mut self, to: SocketAddr, error: Option<&io::Error>) {
-        match error {
-            None => {
-                if self.unreachable.remove(&to).is_some() {
-                    info!(%to, "can be sent to again");
-                }
-            }
-            Some(error) => {
-                let text = error.to_string();
-                if self.unreachable.get(&to) != Some(&text) {
-                    warn!(%to, error = text, "cannot be sent to; it is tried again");
-                    // Remotes come and go, so what is remembered of them is bounded.
-                    if self.unreachable.len() >= crate::control::controller::ASSOCIATIONS_MAX {
-                        self.unreachable.pop_first();
-                    }
-                    self.unreachable.insert(to, text);
-                }
-            }
-        }
-    }
-
     /// What came to the socket of an exchange.
     fn hear(&mut self, name: ExchangeSocket) {
         let Some(exchange) = self.exchanges.get_mut(&name) else { return };
@@ -407,14 +326,6 @@ impl Associations {
                 header: *packet.header,
             }));
             self.run();
-        }
-    }
-
-    fn collect_departures(&mut self) {
-        for sender in self.service.senders() {
-            self.departures.collect(sender, &mut self.events);
-            // Nothing is received there but what ICMP says, which would keep the descriptor ready.
-            let _ = sender.receive();
         }
     }
 
