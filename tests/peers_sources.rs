@@ -108,6 +108,30 @@ fn we_do_not_follow_who_cannot_sign() {
     follows(&daemon, "server", "10.99.1.2:123", 3);
 }
 
+/// The resolver finds both loopback addresses, and a daemon answers on both. (Its time is not used: who has our own address is
+/// taken for ourselves.)
+#[test]
+fn names_are_resolved_and_a_pool_has_several_members() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = lab();
+    let Some(_server) = Peer::start_beside(&lab, Kind::Chronyd, "local stratum 3\nport 11123") else {
+        return;
+    };
+    let pool = "[[pool]]\naddress = \"localhost\"\nport = 11123\niburst = true\nmin-poll = 1\nmax-poll = 1\n";
+    let daemon = timeball(&lab, &[], &format!("datapath = \"socket\"\n{pool}"));
+    let rows = in_time("the members are measured", || {
+        let report = daemon.sources();
+        let rows = report["sources"].as_array().unwrap().clone();
+        let is_measured = |row: &serde_json::Value| row["state"] == "follows-us" && row["reach"] != 0;
+        if rows.iter().all(is_measured) { Ok(rows) } else { Err(report.to_string()) }
+    });
+    let addresses: Vec<&str> = rows.iter().map(|row| row["address"].as_str().unwrap()).collect();
+    assert!(addresses.contains(&"127.0.0.1:11123"), "{addresses:?}");
+    assert!(rows.iter().all(|row| row["mode"] == "pool" && row["name"] == "localhost"), "{rows:?}");
+}
+
 /// A daemon beside ours, whose time comes from ours, whose time comes from chronyd.
 #[track_caller]
 fn the_time_is_passed_on(kind: Kind, follower: &str, port: &str) {

@@ -1,18 +1,19 @@
 //! Packets that were sent and whose time of departure is not known yet.
 //!
 //! The one idea a newcomer lacks: the controller must hear of a departure before it hears of the answer. The kernel tells
-//! in its own time, usually at once, perhaps never. So our own reading of the clock, taken just before the packet was
-//! handed over, stands in for it as soon as something else came to that socket, or a while has passed.
+//! in its own time: usually at once, later where the packet had to wait for its neighbour's address, perhaps never. So our
+//! own reading of the clock, taken just before the packet was handed over, stands in for it as soon as something else came
+//! to that socket, or a while has passed.
 
 use crate::control::{Event, SendHandle, SendStamp};
 use crate::sys::socket::{Departure, TalkSocket};
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Realtime, Timestamp};
 use std::collections::VecDeque;
 
-/// How long the kernel is waited for.
-const PATIENCE: NtpDuration = NtpDuration::from_nanoseconds(10_000_000);
+/// How long the kernel is waited for: as long as an answer is.
+const PATIENCE: NtpDuration = NtpDuration::from_seconds(3);
 /// How much later than our reading a departure may be to be believed.
-const LATE_MAX_NANOSECONDS: i64 = 1_000_000_000;
+const LATE_MAX_NANOSECONDS: i64 = 3_000_000_000;
 /// How many packets may wait at one socket; beyond, the oldest is reported with our own reading.
 const WAITING_MAX: usize = 64;
 
