@@ -77,7 +77,7 @@ fn run(seed: u64, events: u64) -> Seen {
     seen
 }
 
-/// RFC checklist 1 to 45 in one sentence: no sequence of events panics, grows a table, sends two packets for one wake-up,
+/// No sequence of events panics, grows a table, sends two packets for one wake-up,
 /// or leaves a socket open; and every test of figure 22 had something to refuse.
 #[test]
 fn no_history_breaks_a_promise() {

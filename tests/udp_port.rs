@@ -111,6 +111,7 @@ fn kernel_stamps_lie_between_sending_and_receiving() {
     }
 }
 
+/// Checklist 18.
 #[test]
 fn replies_come_from_the_address_that_was_asked() {
     let addresses = ["127.0.1.11", "127.0.1.12", "127.0.1.13", "::1"];

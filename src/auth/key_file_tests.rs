@@ -17,6 +17,7 @@ fn holds(table: &KeyTable, id: u32, algorithm: Algorithm, secret: &[u8]) {
     assert_eq!(key.digest(b"message"), digest(algorithm, secret), "key {id}");
 }
 
+/// Checklist 85.
 #[test]
 fn chronys_files_load() {
     let text = "\

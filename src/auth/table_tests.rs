@@ -1,4 +1,4 @@
-//! RFC 5905 section 7.3, RFC 7822, RFC 8573; RFC checklist lines 23, 30, 81, 83 to 85.
+//! RFC 5905 section 7.3, RFC 7822, RFC 8573.
 
 use super::*;
 use crate::wire::{HEADER_LENGTH, Leap, Mode};
@@ -24,6 +24,7 @@ fn packet(version: u8, extensions: &[u8]) -> Vec<u8> {
     [header.as_bytes(), extensions].concat()
 }
 
+/// Checklist 83.
 #[test]
 fn what_a_key_signs_it_verifies_in_every_version_with_the_lengths_of_chronyd() {
     let table = table();
@@ -41,6 +42,7 @@ fn what_a_key_signs_it_verifies_in_every_version_with_the_lengths_of_chronyd() {
     }
 }
 
+/// Checklist 83.
 #[test]
 fn a_mac_covers_the_extension_fields_before_it() {
     let table = table();
@@ -52,6 +54,7 @@ fn a_mac_covers_the_extension_fields_before_it() {
     assert_eq!(table.verify(&bytes), Authentication::Invalid);
 }
 
+/// Checklist 84.
 #[test]
 fn id_type_and_value_must_all_match() {
     let table = table();
@@ -73,6 +76,7 @@ fn id_type_and_value_must_all_match() {
     }
 }
 
+/// Checklist 81.
 #[test]
 fn digests_of_other_lengths_are_refused() {
     let table = table();
@@ -100,6 +104,7 @@ fn digests_of_other_lengths_are_refused() {
     }
 }
 
+/// Checklist 30.
 #[test]
 fn a_crypto_nak_is_neither_valid_nor_invalid() {
     for (trailer, expected) in [

@@ -82,6 +82,7 @@ fn volley(client: &mut BroadcastClient, second: i64, answers: i64) -> i64 {
 }
 
 /// RFC 5905 section 9.2, NEWBC: at first a volley, which gives the delay; section 3: then it only listens.
+/// Checklist 69.
 #[test]
 fn the_first_packet_starts_a_volley_of_which_the_shortest_delay_counts() {
     let mut client = client(Calibration::Volley);
@@ -96,6 +97,7 @@ fn the_first_packet_starts_a_volley_of_which_the_shortest_delay_counts() {
 }
 
 /// RFC 5905 section 3: offset is transmit less receive timestamp plus half of the delay; A.5.1.1, BDELAY.
+/// Checklist 71.
 #[test]
 fn a_configured_delay_needs_no_volley() {
     let mut client = client(Calibration::Delay(DELAY));
@@ -106,7 +108,7 @@ fn a_configured_delay_needs_no_volley() {
     assert!(!client.is_asking());
 }
 
-/// RFC 5905 section 8, test 1: what is not later than the last packet is refused, whatever it says.
+/// RFC 5905 section 8, test 1: what is not later than the last packet is refused, whatever it says. Checklist 74.
 #[test]
 fn copies_and_older_packets_are_refused() {
     let mut client = client(Calibration::Delay(DELAY));
@@ -155,6 +157,7 @@ fn each_test_refuses_what_it_should() {
 }
 
 /// RFC 5905 A.5.1, NEWBC, and RFC 8633 section 5.5: a key, unless the operator says that none is needed.
+/// Checklist 72.
 #[test]
 fn unsigned_packets_count_only_where_that_is_allowed() {
     use Authentication::{CryptoNak, Invalid, None as Plain, Valid};

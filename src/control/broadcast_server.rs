@@ -82,6 +82,7 @@ mod tests {
     }
 
     /// RFC 5905 section 8: mode 5, origin and receive timestamp zero; the transmit timestamp is the shell's to write.
+    /// Checklist 68.
     #[test]
     fn a_broadcast_packet_answers_nobody_and_tells_all_we_know() {
         let header = server().packet(&synchronised(), NOW).unwrap();
@@ -94,7 +95,7 @@ mod tests {
         assert!((0.020..0.0201).contains(&dispersion), "{dispersion} s: 5 ms, and 15 ppm of 1000 s");
     }
 
-    /// RFC 5905 A.5.7.1: only while synchronised.
+    /// RFC 5905 A.5.7.1: only while synchronised. Checklist 44.
     #[test]
     fn nothing_is_said_while_we_do_not_know_the_time() {
         assert_eq!(server().packet(&SystemSnapshot::unsynchronised(Log2Seconds(-20)), NOW), None);

@@ -161,3 +161,5 @@ fn a_good_answer_is_measured_and_each_spoil_changes_it() {
 
 #[path = "controller/peers_tests.rs"]
 mod peers;
+#[path = "controller/system_tests.rs"]
+mod system;

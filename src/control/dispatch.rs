@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// RFC 5905 figure 20, all rows; the figure has no column for modes 0, 6 and 7: RFC 5905 section 9.2 and
-    /// RFC 8633 sections 3.4 and 5.1, never taken for time.
+    /// RFC 8633 sections 3.4 and 5.1, never taken for time. Checklist 6 to 15, 17.
     #[test]
     fn every_cell_of_figure_20_is_as_printed() {
         let mut cells = 0;

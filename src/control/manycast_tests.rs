@@ -29,6 +29,7 @@ fn turn(search: &mut Search, found: usize) -> (i64, Step, u8) {
 }
 
 /// RFC 5905 sections 3.1 and 13.2: TTL 1, 2, ... to the maximum, silence for the timeout, all dissolved, and again.
+/// Checklist 75.
 #[test]
 fn the_search_widens_rests_and_starts_over() {
     let mut search = search();
@@ -85,6 +86,7 @@ fn reply(origin: NtpTimestamp) -> Header {
 }
 
 /// RFC 5905 section 9.2 (MANY): the origin is that of the last question, and of no other, nor of one that was given up.
+/// Checklist 77.
 #[test]
 fn an_answer_echoes_the_last_question() {
     let mut search = search();
@@ -145,6 +147,7 @@ fn request(stratum: u8) -> Header {
 }
 
 /// RFC 5905 A.5.1 (FXMIT): only synchronised, and of a stratum not above the client's; 0 on the wire is 16.
+/// Checklist 76.
 #[test]
 fn a_question_is_answered_only_by_a_suitable_stratum() {
     let answers = |ours: u8, theirs: u8| {
@@ -161,6 +164,7 @@ fn a_question_is_answered_only_by_a_suitable_stratum() {
 }
 
 /// RFC 5905 section 9.2: signed as asked; to what is not signed as it must be there is no answer, no crypto-NAK either.
+/// Checklist 76, 78.
 #[test]
 fn a_question_is_answered_in_kind_or_not_at_all() {
     use Authentication::{CryptoNak, Invalid, None as Plain, Valid};

@@ -48,7 +48,7 @@ fn a_good_reply_passes_all() {
     assert_eq!(contents(&reply()), Ok(()));
 }
 
-/// RFC 5905 section 8, test 1: the packet's transmit timestamp is the last packet's.
+/// RFC 5905 section 8, test 1: the packet's transmit timestamp is the last packet's. Checklist 19.
 #[test]
 fn test_1_refuses_a_duplicate() {
     let seen = Expected { last_transmit: Some(TIME), ..EXPECTED };
@@ -58,7 +58,7 @@ fn test_1_refuses_a_duplicate() {
 }
 
 /// RFC 5905 section 8, test 2: the origin timestamp is not our last transmit timestamp; also after one reply
-/// was accepted and nothing is outstanding.
+/// was accepted and nothing is outstanding. Checklist 20, 22.
 #[test]
 fn test_2_refuses_a_bogus_origin() {
     let header = changed(|header| header.set_origin_timestamp(SENT + NtpDuration::from_bits(1)));
@@ -67,7 +67,7 @@ fn test_2_refuses_a_bogus_origin() {
     assert_eq!(plain(&reply(), &answered), Err(Failure::Bogus));
 }
 
-/// RFC 5905 section 8 and figure 22, test 3: zero origin, receive or transmit timestamp.
+/// RFC 5905 section 8 and figure 22, test 3: zero origin, receive or transmit timestamp. Checklist 21.
 #[test]
 fn test_3_refuses_each_zero_timestamp() {
     let zero = NtpTimestamp::UNKNOWN;
@@ -84,7 +84,7 @@ fn test_3_refuses_each_zero_timestamp() {
     assert_eq!(plain(&header, &nothing_sent), Err(Failure::Invalid), "zero answers no request at all");
 }
 
-/// RFC 5905 figure 22, test 4: the access list denies the sender.
+/// RFC 5905 figure 22, test 4: the access list denies the sender. Checklist 23.
 #[test]
 fn test_4_refuses_whom_the_access_list_denies() {
     let verdict = on_wire(&reply(), Access::Denied, Authentication::None, &EXPECTED);
@@ -92,6 +92,7 @@ fn test_4_refuses_whom_the_access_list_denies() {
 }
 
 /// RFC 5905 figure 22 and A.5.1, test 5: wrong MAC; and a packet without one where the association has a key.
+/// Checklist 23.
 #[test]
 fn test_5_refuses_what_is_not_authentic() {
     use Authentication::{CryptoNak, Invalid, None as Plain, Valid};
@@ -115,7 +116,7 @@ fn test_5_refuses_what_is_not_authentic() {
     }
 }
 
-/// RFC 5905 A.5.1.1, test 6: leap 3, stratum 0 (16 inside) and above 15.
+/// RFC 5905 A.5.1.1, test 6: leap 3, stratum 0 (16 inside) and above 15. Checklist 24.
 #[test]
 fn test_6_refuses_an_unsynchronised_server() {
     let unsynchronised = changed(|header| {
@@ -132,7 +133,7 @@ fn test_6_refuses_an_unsynchronised_server() {
     }
 }
 
-/// RFC 5905 A.5.1.1, test 7: half the root delay and the root dispersion make 16 s.
+/// RFC 5905 A.5.1.1, test 7: half the root delay and the root dispersion make 16 s. Checklist 25.
 #[test]
 fn test_7_refuses_a_root_distance_of_16_s() {
     let short = |seconds: u32, fraction: u32| NtpShort::from_bits(seconds << 16 | fraction);
@@ -154,7 +155,7 @@ fn test_7_refuses_a_root_distance_of_16_s() {
 }
 
 /// RFC 5905 A.5.1.1, test 7: the reference timestamp is after the transmit timestamp; zero is "unknown", and
-/// the comparison holds across the era change of 2036.
+/// the comparison holds across the era change of 2036. Checklist 25.
 #[test]
 fn test_7_refuses_a_reference_timestamp_after_the_transmit_timestamp() {
     let at = |reference, transmit| {
@@ -172,7 +173,7 @@ fn test_7_refuses_a_reference_timestamp_after_the_transmit_timestamp() {
 }
 
 /// RFC 5905 section 7.4: the receive and transmit timestamps of a Kiss-o'-Death are undefined. RFC 8633
-/// section 5.4: its origin timestamp must be right. And it must be authentic like any packet.
+/// section 5.4: its origin timestamp must be right. And it must be authentic like any packet. Checklist 34, 35.
 #[test]
 fn a_kiss_needs_only_its_origin_and_its_mac() {
     assert_eq!(plain(&kiss(|_| ()), &EXPECTED), Ok(()));
@@ -186,7 +187,7 @@ fn a_kiss_needs_only_its_origin_and_its_mac() {
     assert_eq!(plain(&kiss(|_| ()), &keyed), Err(Failure::Authentication));
 }
 
-/// RFC 5905 figure 22: the numbers.
+/// RFC 5905 figure 22: the numbers. Checklist 90.
 #[test]
 fn failures_are_counted_by_the_number_of_the_figure() {
     let mut counts = FailureCounts::default();

@@ -47,6 +47,7 @@ fn options(poll_min: i8, poll_max: i8) -> PollOptions {
 }
 
 /// RFC 5905 sections 9.2 and 13: shifted left at each poll, bit 0 set by a valid packet, reachable while not zero.
+/// Checklist 38.
 #[test]
 fn the_reach_register_remembers_eight_polls() {
     let mut bench = Bench::new(options(6, 10));
@@ -64,7 +65,7 @@ fn the_reach_register_remembers_eight_polls() {
     }
 }
 
-/// RFC 5905 section 10: three poll intervals without a valid packet give the filter a dummy sample.
+/// RFC 5905 section 10: three poll intervals without a valid packet give the filter a dummy sample. Checklist 39.
 #[test]
 fn three_polls_in_vain_give_the_filter_a_dummy() {
     let mut bench = Bench::new(options(6, 10));
@@ -77,7 +78,7 @@ fn three_polls_in_vain_give_the_filter_a_dummy() {
 }
 
 /// RFC 5905 section 13.2: iburst is eight packets two seconds apart, when the source is unreachable at the start,
-/// and again when it was lost.
+/// and again when it was lost. Checklist 40.
 #[test]
 fn iburst_sends_eight_packets_two_seconds_apart_to_an_unreachable_source() {
     let mut bench = Bench::new(PollOptions { iburst: Burst::On, ..options(6, 10) });
@@ -93,7 +94,7 @@ fn iburst_sends_eight_packets_two_seconds_apart_to_an_unreachable_source() {
     assert!(again[7] >= 64.0 && bench.poll() >= 64.0);
 }
 
-/// RFC 5905 section 13.2: burst is eight packets at each poll, when reachable and fit.
+/// RFC 5905 section 13.2: burst is eight packets at each poll, when reachable and fit. Checklist 40.
 #[test]
 fn burst_sends_eight_packets_to_a_reachable_and_fit_source_only() {
     let mut bench = Bench::new(PollOptions { burst: Burst::On, ..options(6, 10) });
@@ -109,7 +110,7 @@ fn burst_sends_eight_packets_to_a_reachable_and_fit_source_only() {
     assert!(bench.poll() >= 64.0);
 }
 
-/// RFC 5905 section 13.2: the lesser of hpoll and ppoll, not below MINPOLL nor above MAXPOLL.
+/// RFC 5905 section 13.2: the lesser of hpoll and ppoll, not below MINPOLL nor above MAXPOLL. Checklist 41.
 #[test]
 fn the_interval_is_the_lesser_of_both_sides_within_the_bounds() {
     let table =
@@ -153,7 +154,7 @@ fn an_echo_does_not_hold_the_interval_down() {
 }
 
 /// RFC 5905 section 13.2: after UNREACH polls in vain hpoll grows by one each poll up to MAXPOLL; the first reply
-/// brings it back to the system's time constant.
+/// brings it back to the system's time constant. Checklist 42.
 #[test]
 fn an_unreachable_source_is_polled_less_and_less_often() {
     let mut bench = Bench::new(options(6, 9));
@@ -176,7 +177,7 @@ fn an_unreachable_source_is_polled_less_and_less_often() {
     assert!((bench.process.next() - bench.now).seconds() < 67.0, "at once, not after the long interval");
 }
 
-/// RFC 5905 A.5.7.2, comment: the interval is randomised by a small factor.
+/// RFC 5905 A.5.7.2, comment: the interval is randomised by a small factor. Checklist 43.
 #[test]
 fn intervals_are_lengthened_at_random_by_less_than_a_thirtysecond() {
     let mut bench = Bench::new(options(6, 10));
@@ -187,6 +188,7 @@ fn intervals_are_lengthened_at_random_by_less_than_a_thirtysecond() {
 }
 
 /// RFC 5905 section 7.4b: RATE lengthens the interval at once, and again at each. RFC 8633 section 5.4: bounded.
+/// Checklist 32.
 #[test]
 fn rate_slows_down_at_once_and_again_within_bounds() {
     let mut bench = Bench::new(options(4, 6));
@@ -204,7 +206,7 @@ fn rate_slows_down_at_once_and_again_within_bounds() {
     assert_eq!(intervals, [5, 6, 7, 8, 9, 10, 11, 12, 13, 13, 13, 13]);
 }
 
-/// RFC 8633 section 5.4: the poll field of a RATE packet is not accepted blindly.
+/// RFC 8633 section 5.4: the poll field of a RATE packet is not accepted blindly. Checklist 36.
 #[test]
 fn a_rate_packet_cannot_silence_us() {
     for (wished, expected) in [(17, 13), (127, 13), (9, 9), (-128, 5)] {
@@ -235,7 +237,7 @@ fn rate_ends_bursts_for_good() {
 }
 
 /// RFC 5905 section 11.3: offsets within four jitters count up by tc, others count down by twice that; beyond
-/// thirty the interval changes by one.
+/// thirty the interval changes by one. Checklist 46.
 #[test]
 fn the_time_constant_follows_offset_and_jitter_with_hysteresis() {
     let jitter = NtpDuration::from_nanoseconds(1_000_000);

@@ -62,6 +62,7 @@ mod tests {
     }
 
     /// RFC 5905 section 7.3: the IPv4 address, or the first four octets of the MD5 digest of the IPv6 address.
+    /// Checklist 5.
     #[test]
     fn reference_ids_are_addresses_or_digests_of_them() {
         assert_eq!(reference_id(address("10.99.0.1")), ReferenceId([10, 99, 0, 1]));
@@ -72,7 +73,7 @@ mod tests {
 
     const MD5_OF_FD99_1: [u8; 4] = [0x08, 0x27, 0xd2, 0x8b];
 
-    /// RFC 5905 A.5.5.3: the source's reference id is our address, or that of our system peer.
+    /// RFC 5905 A.5.5.3: the source's reference id is our address, or that of our system peer. Checklist 26.
     #[test]
     fn loops_are_found_by_the_reference_id() {
         let (us, them, peer) = (address("10.99.0.1"), address("10.99.0.2"), address("10.99.0.3"));

@@ -132,6 +132,7 @@ mod tests {
         (duration.seconds() - seconds).abs() < 2e-9
     }
 
+    /// Checklist 27, 29.
     #[test]
     fn offset_and_delay_as_section_8_computes_them() {
         let start = NtpTimestamp::from_bits(0xe000_0000_0000_0000);
@@ -159,6 +160,7 @@ mod tests {
         ));
     }
 
+    /// Checklist 27.
     #[test]
     fn crosses_the_era_change_of_2036_within_one_exchange() {
         let start = NtpTimestamp::from_bits(u64::MAX - (1 << 24));
@@ -167,6 +169,7 @@ mod tests {
         assert!(near(sample.delay, 0.010), "{}", sample.delay);
     }
 
+    /// Checklist 27.
     #[test]
     fn a_clock_68_years_off_is_measured_where_only_one_difference_wraps() {
         // T2 - T1 is just below 2^63, T4 - T3 lies beyond it.
@@ -183,6 +186,7 @@ mod tests {
         assert!((ahead.offset - offset).magnitude() < NtpDuration::from_bits(64), "{}", ahead.offset);
     }
 
+    /// Checklist 28.
     #[test]
     fn delay_is_floored_at_our_precision() {
         let start = NtpTimestamp::from_bits(5 << 32);
@@ -191,6 +195,7 @@ mod tests {
         assert_eq!(Sample::from_exchange(&faulty).delay, PRECISION.to_duration());
     }
 
+    /// Checklist 70.
     #[test]
     fn broadcast_offset_takes_half_the_known_delay() {
         let arrived = NtpTimestamp::from_bits(9 << 32);
@@ -213,6 +218,7 @@ mod tests {
         assert_eq!(uncalibrated.delay, PRECISION.to_duration());
     }
 
+    /// Checklist 29.
     #[test]
     fn dispersion_grows_at_phi_up_to_maxdisp_and_never_shrinks() {
         let sample =

@@ -152,6 +152,7 @@ fn distance_may_exceed_maxdist_by_the_drift_of_one_poll() {
     assert_eq!(root_distance(5000, 127).name(), "too-distant", "a poll beyond 17 allows no more than 17");
 }
 
+/// Checklist 59.
 #[test]
 fn a_silent_server_leaves_by_distance() {
     let silent = [source(1, 0)];

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// RFC 5905 section 8, test 1: a copy, before and after the peering is proven. It changes nothing.
+/// RFC 5905 section 8, test 1: a copy, before and after the peering is proven. It changes nothing. Checklist 19.
 #[test]
 fn test_1_refuses_duplicates() {
     let (mut one, mut other) = (End::active(0), End::active(5));
@@ -18,7 +18,7 @@ fn test_1_refuses_duplicates() {
     assert_eq!(one.echo(), before);
 }
 
-/// RFC 5905 section 8, test 2, but not its "the state variables are updated": CVE-2015-1799.
+/// RFC 5905 section 8, test 2, but not its "the state variables are updated": CVE-2015-1799. Checklist 20.
 #[test]
 fn test_2_refuses_foreign_origins_and_they_do_not_disturb_a_peering() {
     let (one, mut other) = peering();
@@ -39,7 +39,7 @@ fn test_2_refuses_foreign_origins_and_they_do_not_disturb_a_peering() {
 }
 
 /// RFC 5905 figure 22, test 3: zero origin, receive or transmit timestamps give no sample; and once the peering is
-/// proven they change nothing (CVE-2015-8138 and its like).
+/// proven they change nothing (CVE-2015-8138 and its like). Checklist 21.
 #[test]
 fn test_3_refuses_zero_timestamps_and_they_do_not_disturb_a_peering() {
     let (mut one, mut other) = peering();
@@ -59,7 +59,7 @@ fn test_3_refuses_zero_timestamps_and_they_do_not_disturb_a_peering() {
 }
 
 /// RFC 5905 figure 22, tests 4 and 5: who is denied, or is not who he claims to be, changes nothing, not even before
-/// anything is proven. A crypto-NAK is a wrong MAC (CVE-2016-1547).
+/// anything is proven. A crypto-NAK is a wrong MAC (CVE-2016-1547). Checklist 23.
 #[test]
 fn tests_4_and_5_come_before_any_change_of_state() {
     let (key, stranger) = (KeyId::new(7).unwrap(), KeyId::new(8).unwrap());
@@ -91,6 +91,7 @@ fn tests_4_and_5_come_before_any_change_of_state() {
 }
 
 /// RFC 5905 section 8: "the xmt state variable is set to zero immediately after a successful bogus check".
+/// Checklist 22.
 #[test]
 fn a_packet_of_ours_is_answered_once() {
     let (mut one, mut other) = peering();
@@ -147,6 +148,7 @@ fn before_anything_is_proven_the_newest_packet_waits_for_its_echo() {
 }
 
 /// RFC 5905 section 7.4, RFC 8633 section 5.4: a kiss needs a valid origin timestamp, and nothing else of it is used.
+/// Checklist 34, 35.
 #[test]
 fn a_kiss_is_believed_only_as_an_answer() {
     let (mut one, mut other) = peering();

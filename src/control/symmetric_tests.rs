@@ -111,7 +111,7 @@ fn changed(mut header: Header, change: impl FnOnce(&mut Header)) -> Header {
 }
 
 /// RFC 5905 figure 15: the first packet echoes nothing and gives no sample (figure 22, test 3), the second one does both;
-/// each end computes the offset of the other.
+/// each end computes the offset of the other. Checklist 21.
 #[test]
 fn the_first_packets_go_as_in_figure_15() {
     let (mut one, mut other) = (End::active(0), End::active(5));
@@ -277,7 +277,7 @@ fn the_passive_end_speaks_the_version_it_was_asked_in() {
     assert_eq!(once.stratum, 3);
 }
 
-/// RFC 5905 sections 7.3 and 11.1: 0 on the wire is 16 inside, and so is leap 3 of any stratum.
+/// RFC 5905 sections 7.3 and 11.1: 0 on the wire is 16 inside, and so is leap 3 of any stratum. Checklist 4.
 #[test]
 fn strata_compare_as_numbers() {
     let table = [

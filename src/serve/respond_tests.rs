@@ -39,6 +39,7 @@ fn header(payload: &[u8]) -> Header {
     *Packet::parse(&payload[..HEADER_LENGTH]).unwrap().header
 }
 
+/// Checklist 2, 8.
 #[test]
 fn every_field_of_a_reply_is_right_in_every_version() {
     let mut responder = Setup::default().responder();
@@ -84,6 +85,7 @@ fn transmit_is_always_later_than_receive() {
     }
 }
 
+/// Checklist 4.
 #[test]
 fn unsynchronised_is_said_as_leap_3_and_stratum_0() {
     let mut payload = client_request(4, &[]);
@@ -97,6 +99,7 @@ fn unsynchronised_is_said_as_leap_3_and_stratum_0() {
     assert!(!reply.receive_timestamp().is_unknown() && !reply.transmit_timestamp().is_unknown());
 }
 
+/// Checklist 79.
 #[test]
 fn unknown_extension_fields_are_tolerated_and_not_echoed() {
     let field = [&[0x12, 0x34, 0, 28][..], &[0xaa; 24]].concat();
@@ -105,6 +108,7 @@ fn unknown_extension_fields_are_tolerated_and_not_echoed() {
     assert_eq!(prepared.length(), 48, "nothing behind the header is sent");
 }
 
+/// Checklist 17.
 #[test]
 fn refusals_have_their_reason_and_leave_the_bytes_alone() {
     let request = client_request(4, &[]);
@@ -185,6 +189,7 @@ fn kod_tells_why_but_not_to_the_dropped() {
     assert_eq!(ask(&mut responder, &mut client_request(4, &[]), "10.99.3.1").unwrap_err(), Refusal::Dropped);
 }
 
+/// Checklist 37.
 #[test]
 fn kisses_are_themselves_limited_per_client() {
     let mut responder = Setup { kod: true, ..rules() }.responder();
@@ -196,6 +201,7 @@ fn kisses_are_themselves_limited_per_client() {
     assert!(kisses(&mut responder, "10.99.1.2") >= 1, "another client is still told");
 }
 
+/// Checklist 37.
 #[test]
 fn the_rate_limit_answers_the_burst_and_then_one_in_four() {
     let mut responder = Setup { limit_interval_seconds: Some(8), ..Setup::default() }.responder();

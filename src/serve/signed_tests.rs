@@ -80,6 +80,7 @@ fn an_unsigned_request_is_answered_as_ever_where_there_are_keys() {
 
 /// RFC 5905 section 9.2: "the normal NTP header data shown in Figure 8, but with a MAC consisting of four octets of
 /// zeros"; appendix A.5.1: for an unknown key too, which can verify nothing, and by servers without any key.
+/// Checklist 30.
 #[test]
 fn what_cannot_be_verified_gets_a_crypto_nak() {
     let mut wrong = signed(4, &[], 6);
@@ -117,6 +118,7 @@ fn what_cannot_be_verified_gets_a_crypto_nak() {
     }
 }
 
+/// Checklist 30.
 #[test]
 fn a_crypto_nak_is_never_answered() {
     for trailer in [[0; 4], [0, 0, 0, 6]] {

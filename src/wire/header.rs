@@ -306,6 +306,7 @@ impl fmt::Debug for Header {
 mod tests {
     use super::*;
 
+    /// Checklist 1.
     #[test]
     fn fields_lie_where_figure_8_puts_them() {
         let mut header = Header::new(Leap::Delete, Version::V4, Mode::Server);
@@ -326,6 +327,7 @@ mod tests {
         assert_eq!(transmit_timestamp_offset(), 40);
     }
 
+    /// Checklist 5.
     #[test]
     fn reference_id_reads_as_text_or_address() {
         assert_eq!(ReferenceId(*b"GPS\0").to_string(), "GPS");

@@ -129,6 +129,7 @@ mod tests {
         Ok((packet.extensions().count(), packet.mac.map(|mac| mac.digest.len() + 4)))
     }
 
+    /// Checklist 3.
     #[test]
     fn every_length_below_the_header_is_truncated() {
         let whole = packet(4, &[]);
@@ -138,6 +139,7 @@ mod tests {
         }
     }
 
+    /// Checklist 2.
     #[test]
     fn versions_0_and_5_to_7_are_refused() {
         for version in [0, 5, 6, 7] {
@@ -148,6 +150,7 @@ mod tests {
         }
     }
 
+    /// Checklist 3, 80, 81.
     #[test]
     fn trailer_table_of_version_4() {
         let table: [(&str, Vec<u8>, Shape); 16] = [
@@ -177,6 +180,7 @@ mod tests {
         Malformed::ExtensionLength { length, available }
     }
 
+    /// Checklist 3.
     #[test]
     fn before_version_4_everything_behind_the_header_is_a_mac() {
         for (length, accepted) in

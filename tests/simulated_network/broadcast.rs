@@ -80,7 +80,7 @@ fn is_selected(world: &mut World) -> bool {
 }
 
 /// RFC 5905 sections 3 and 9.2 (NEWBC): a volley measures the delay, then the client listens only (section 13.2), and
-/// knows an offset of 30 ms to 0.2 ms.
+/// knows an offset of 30 ms to 0.2 ms. Checklist 45, 69, 70.
 #[test]
 fn a_calibrated_client_knows_an_offset_of_30_ms_to_a_fifth_of_a_millisecond() {
     for place in [BROADCAST, NTP_GROUP, "ff05::101".parse().unwrap()] {
@@ -99,7 +99,7 @@ fn a_calibrated_client_knows_an_offset_of_30_ms_to_a_fifth_of_a_millisecond() {
     }
 }
 
-/// Without the volley half of the round trip is lost: this is what the calibration is worth.
+/// Without the volley half of the round trip is lost: this is what the calibration is worth. Checklist 71.
 #[test]
 fn a_configured_delay_is_used_and_nothing_is_sent() {
     for (delay, expected) in [(10e-3, 0.0), (0.0, 5e-3)] {
@@ -146,7 +146,7 @@ fn another_path_is_measured_anew() {
     assert!(is_selected(&mut world));
 }
 
-/// RFC 5905 section 8: what was broadcast before is refused, signed or not.
+/// RFC 5905 section 8: what was broadcast before is refused, signed or not. Checklist 74.
 #[test]
 fn replays_are_refused() {
     let scenario = Scenario { keyed: true, ..watching() };
@@ -180,7 +180,7 @@ fn replays_are_refused() {
     assert!(reckoning_error(&mut world) < 0.2e-3);
 }
 
-/// RFC 5905 A.5.1 (NEWBC), RFC 8633 section 5.5.
+/// RFC 5905 A.5.1 (NEWBC), RFC 8633 section 5.5. Checklist 72.
 #[test]
 fn unsigned_packets_are_refused_unless_allowed() {
     let options = BroadcastClientOptions { unsigned: Unsigned::Refused, ..UNSIGNED };
@@ -208,7 +208,7 @@ fn unsigned_packets_are_refused_unless_allowed() {
 }
 
 /// RFC 5905 figure 20: without a broadcast client a mode 5 packet mobilises nothing, nor does one from a server that we
-/// ask anyway, or that came elsewhere.
+/// ask anyway, or that came elsewhere. Checklist 10.
 #[test]
 fn who_does_not_listen_hears_nothing() {
     let mut world = watching().world();
@@ -247,7 +247,7 @@ fn who_does_not_listen_hears_nothing() {
     assert_eq!(daemon.controller.associations().count(), 0);
 }
 
-/// RFC 5905 section 3: who falls silent is forgotten, and welcome again.
+/// RFC 5905 section 3: who falls silent is forgotten, and welcome again. Checklist 73.
 #[test]
 fn silence_dissolves_the_association() {
     let mut world = listening(&watching(), BROADCAST, UNSIGNED);
@@ -341,7 +341,7 @@ fn begin_broadcasting(world: &mut World, from: usize, place: IpAddr, hop_limit: 
     world.grant(from, wishes);
 }
 
-/// RFC 5905 A.5.7.1: a broadcast server that is not synchronised says nothing; one that is has clients.
+/// RFC 5905 A.5.7.1: a broadcast server that is not synchronised says nothing; one that is has clients. Checklist 44.
 #[test]
 fn a_server_speaks_only_while_it_is_synchronised() {
     let mut world = listening(&watching(), NTP_GROUP, UNSIGNED);
@@ -368,7 +368,7 @@ fn a_server_speaks_only_while_it_is_synchronised() {
     assert_eq!(world.daemon(speaker).controller.system_peer(), None);
 }
 
-/// RFC 5905 section 3.1 and 8: the TTL says how far multicast goes; a broadcast passes no router.
+/// RFC 5905 section 3.1 and 8: the TTL says how far multicast goes; a broadcast passes no router. Checklist 68.
 #[test]
 fn the_ttl_limits_how_far_it_is_heard() {
     for (place, hop_limit, is_heard) in

@@ -109,6 +109,7 @@ fn is_harmless(fault: Fault) {
     is_harmless_from_outside(fault, false);
 }
 
+/// Checklist 20.
 #[test]
 fn a_wrong_origin_is_harmless() {
     is_harmless(Fault::WrongOrigin);
@@ -179,13 +180,14 @@ fn a_reference_time_in_the_future_is_harmless() {
     is_harmless_on_the_way(Fault::ReferenceInTheFuture, false);
 }
 
+/// Checklist 16.
 #[test]
 fn a_reply_from_another_port_or_address_is_harmless() {
     is_harmless(Fault::WrongPort);
     is_harmless(Fault::WrongAddress);
 }
 
-/// RFC 5905 figure 20, the client's row: everything but mode 4.
+/// RFC 5905 figure 20, the client's row: everything but mode 4. Checklist 13.
 #[test]
 fn a_reply_in_any_other_mode_is_harmless() {
     for mode in [0, 1, 2, 3, 5, 6, 7] {
@@ -193,6 +195,7 @@ fn a_reply_in_any_other_mode_is_harmless() {
     }
 }
 
+/// Checklist 2.
 #[test]
 fn versions_that_do_not_exist_are_harmless() {
     for version in [0, 5, 6, 7] {
@@ -200,7 +203,7 @@ fn versions_that_do_not_exist_are_harmless() {
     }
 }
 
-/// Too short, or of a length that no packet has. (52 octets would be a crypto-NAK's.)
+/// Too short, or of a length that no packet has. (52 octets would be a crypto-NAK's.) Checklist 3.
 #[test]
 fn a_packet_of_another_length_is_harmless() {
     for length in [0, 1, 4, 12, 20, 40, 44, 47, 49, 50, 51, 53, 56, 60] {
@@ -212,7 +215,7 @@ fn a_packet_of_another_length_is_harmless() {
 }
 
 /// RFC 7822 section 3: a length that is no multiple of four, below 16, below 28 in the last field of a packet without a
-/// MAC, or beyond the packet.
+/// MAC, or beyond the packet. Checklist 80.
 #[test]
 fn a_malformed_extension_field_is_harmless() {
     for (length, area) in
@@ -234,7 +237,7 @@ fn a_wrong_mac_is_harmless() {
     is_harmless_on_the_way(Fault::BadMac, false);
 }
 
-/// RFC 5905 A.5.1: an association with a key ignores packets without one, and such of another key.
+/// RFC 5905 A.5.1: an association with a key ignores packets without one, and such of another key. Checklist 23.
 #[test]
 fn a_missing_mac_or_that_of_another_key_is_harmless_to_a_keyed_association() {
     for fault in [Fault::MissingMac, Fault::OtherKey, Fault::UnknownKey] {
@@ -243,7 +246,7 @@ fn a_missing_mac_or_that_of_another_key_is_harmless_to_a_keyed_association() {
     }
 }
 
-/// The CVE-2015-7871 and CVE-2016-1547 classes: a crypto-NAK neither mobilises nor demobilises.
+/// The CVE-2015-7871 and CVE-2016-1547 classes: a crypto-NAK neither mobilises nor demobilises. Checklist 30.
 #[test]
 fn a_crypto_nak_is_harmless() {
     for keyed in [true, false] {
@@ -259,7 +262,7 @@ fn a_keyed_association_converges_when_nothing_is_wrong() {
     assert!(world.worst(CLIENT, 600) < 500e-6);
 }
 
-/// The first reply again and again.
+/// The first reply again and again. Checklist 22.
 #[test]
 fn replays_are_harmless() {
     is_harmless_from_outside(Fault::Replay, false);
@@ -282,7 +285,7 @@ const CODES: [[u8; 4]; 12] = [
     [0xff; 4],
 ];
 
-/// RFC 8633 section 5.4: a kiss without our origin timestamp is nobody's.
+/// RFC 8633 section 5.4: a kiss without our origin timestamp is nobody's. Checklist 35.
 #[test]
 fn forged_kisses_are_harmless() {
     for code in CODES {

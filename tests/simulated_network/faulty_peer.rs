@@ -75,7 +75,7 @@ fn a_peer_without_time_is_harmless() {
     }
 }
 
-/// RFC 5905 figure 20, the active row, and section 9.1: a peering is with an address and port 123.
+/// RFC 5905 figure 20, the active row, and section 9.1: a peering is with an address and port 123. Checklist 11, 16.
 #[test]
 fn packets_of_other_modes_and_from_elsewhere_are_harmless_to_a_peering() {
     for mode in [0, 3, 4, 5, 6, 7] {

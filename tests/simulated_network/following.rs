@@ -80,7 +80,7 @@ fn two_that_have_only_each_other_stay_unsynchronised() {
     assert_eq!(world.daemon(CLIENT).state(server_address(50)), Some(SourceState::Unreachable));
 }
 
-/// A daemon that is its own source by mistake.
+/// A daemon that is its own source by mistake. Checklist 26.
 #[test]
 fn nobody_follows_himself() {
     let scenario = Scenario { poll: (4, 4), ..Scenario::default() };

@@ -6,7 +6,7 @@ use timeball::control::source::Burst;
 use timeball::control::state::SourceState;
 use timeball::control::{Farewell, Kiss, News};
 
-/// RFC 5905 section 7.4a: DENY and RSTR demobilise, and nothing is sent any more. The others go on.
+/// RFC 5905 section 7.4a: DENY and RSTR demobilise, and nothing is sent any more. The others go on. Checklist 31.
 #[test]
 fn deny_and_rstr_stop_the_client_for_good() {
     for (code, kiss) in [(*b"DENY", Kiss::Deny), (*b"RSTR", Kiss::Restrict)] {
@@ -43,7 +43,7 @@ fn the_last_server_that_denies_takes_the_stratum_with_it() {
 }
 
 /// RFC 5905 section 7.4b: slower at once, slower at each RATE, but bounded (RFC 8633 section 5.4), and the
-/// association lives.
+/// association lives. Checklist 32, 36.
 #[test]
 fn rate_slows_the_client_down_and_no_more() {
     let mut world = Scenario { poll: (4, 6), burst: Burst::On, ..Scenario::default() }.world();
@@ -64,6 +64,7 @@ fn rate_slows_the_client_down_and_no_more() {
 }
 
 /// RFC 5905 section 7.4c and d: other codes, X... among them, have no effect but that there is no time in them.
+/// Checklist 33.
 #[test]
 fn other_kisses_are_inspected_and_discarded() {
     for code in [*b"XYZ\0", *b"INIT", *b"STEP", *b"CRYP", *b"MCST", *b"NTSN"] {

@@ -59,6 +59,7 @@ fn questions(world: &mut World) -> Vec<u8> {
 }
 
 /// RFC 5905 sections 3.1 and 13.2: TTL 1, 2, ... until enough are found, then one question for each timeout.
+/// Checklist 75.
 #[test]
 fn the_search_goes_no_further_than_it_must() {
     for group in [NTP_GROUP, "ff05::101".parse().unwrap()] {
@@ -81,6 +82,7 @@ fn the_search_goes_no_further_than_it_must() {
 }
 
 /// RFC 5905 section 3.1: the maximum without enough servers: silence for the timeout, all dissolved, and again.
+/// Checklist 75.
 #[test]
 fn a_search_in_vain_rests_and_starts_over() {
     let mut world = searching(&scenario(2), NTP_GROUP, &[0, 1], OPTIONS);
@@ -114,6 +116,7 @@ fn a_lost_server_is_replaced() {
 }
 
 /// RFC 5905 section 3.1: the best remain. A falseticker goes first, and does not come back while there are others.
+/// Checklist 77.
 #[test]
 fn the_worst_is_dropped() {
     let mut scenario = scenario(5);
@@ -156,6 +159,7 @@ fn loss_duplication_and_reordering_do_no_harm() {
 }
 
 /// RFC 5905 section 9.2, MANY: an answer must echo the question, and be signed unless that is not asked for.
+/// Checklist 9.
 #[test]
 fn who_does_not_echo_or_sign_is_not_found() {
     for fault in [Fault::WrongOrigin, Fault::ZeroOrigin, Fault::RepeatedOrigin] {
@@ -223,7 +227,7 @@ fn a_flood_of_questions_is_answered_by_a_trickle() {
 }
 
 /// RFC 5905 A.5.1, FXMIT: a server of ours in the group answers only while it is synchronised, from its own address, and
-/// nobody of a better stratum.
+/// nobody of a better stratum. Checklist 76.
 #[test]
 fn our_server_answers_the_group_while_it_is_synchronised() {
     let one = ManycastOptions { enough: 1, ..OPTIONS };

@@ -63,7 +63,7 @@ fn asymmetry_shifts_the_clock_by_half_and_no_more() {
     assert!((error - -4.95e-3).abs() < 300e-6, "{:.0} us", error * 1e6);
 }
 
-/// RFC 5905 section 6: the timestamps' era ends on 2036-02-07.
+/// RFC 5905 section 6: the timestamps' era ends on 2036-02-07. Checklist 27.
 #[test]
 fn the_era_change_passes_unnoticed() {
     let era_change = 2_085_978_496_000_000_000;
@@ -76,6 +76,7 @@ fn the_era_change_passes_unnoticed() {
 }
 
 /// RFC 5905 section 13.2: iburst reaches a selectable distance (section 10: four samples) within seconds.
+/// Checklist 40.
 #[test]
 fn iburst_synchronises_within_seconds() {
     let mut world = Scenario { iburst: Burst::On, ..Scenario::default() }.world();
@@ -85,6 +86,7 @@ fn iburst_synchronises_within_seconds() {
 }
 
 /// RFC 5905 section 11.2.3: stratum plus one, the peer as reference (section 7.3), dispersion at least MINDISP.
+/// Checklist 5, 58.
 #[test]
 fn what_is_served_is_inherited_from_the_server() {
     let mut world = Scenario::default().world();
@@ -195,7 +197,7 @@ fn the_poll_interval_grows_when_all_is_calm() {
     assert!((256..=264).contains(&last_gap), "{last_gap} s");
 }
 
-/// RFC 9109 section 4: a random source port for each exchange, closed after it.
+/// RFC 9109 section 4: a random source port for each exchange, closed after it. Checklist 94, 95.
 #[test]
 fn each_exchange_has_its_own_random_port_which_is_closed_after_it() {
     let mut world = Scenario { poll: (4, 4), ..Scenario::default() }.world();

@@ -107,7 +107,7 @@ fn a_passive_end_is_mobilised_and_follows_its_active_peer() {
     }
 }
 
-/// RFC 8633 section 5.6: without a key nobody becomes a passive peer, unless the operator allows it.
+/// RFC 8633 section 5.6: without a key nobody becomes a passive peer, unless the operator allows it. Checklist 91.
 #[test]
 fn an_unauthenticated_passive_end_is_refused_unless_allowed() {
     let (mut world, other) = peers(&scenario(), Active::Client, Volley::Off);

@@ -50,6 +50,7 @@ fn key() -> KeyId {
 
 /// RFC 5905 figure 20, NEWPS, and A.5.1; RFC 8633 section 5.6: only who is authenticated, or whom the operator allows.
 /// Never a crypto-NAK (CVE-2015-7871), nor what came to a group, or from another port than symmetric modes have.
+/// Checklist 6, 91.
 #[test]
 fn a_passive_association_must_be_allowed() {
     use Authentication::{CryptoNak, Invalid, None as Plain, Valid};
@@ -157,7 +158,7 @@ fn strangers_are_answered_so_often_and_no_more() {
     }
 }
 
-/// RFC 5905 figure 20: mode 2 without an association is discarded.
+/// RFC 5905 figure 20: mode 2 without an association is discarded. Checklist 7.
 #[test]
 fn a_mode_2_packet_mobilises_nothing() {
     let mut shell = with(PassivePeers::Anyone);
@@ -237,7 +238,7 @@ fn a_passive_association_ends_when_its_peer_becomes_worse() {
 }
 
 /// RFC 5905 figure 20, ERR: two passive ends. One that proves that it has heard us ends the association; a forged packet
-/// or a crypto-NAK does not (CVE-2016-1547).
+/// or a crypto-NAK does not (CVE-2016-1547). Checklist 12.
 #[test]
 fn two_passive_ends_are_dissolved_but_not_by_a_forger() {
     let mut shell = guest();
@@ -265,6 +266,7 @@ fn two_passive_ends_are_dissolved_but_not_by_a_forger() {
 }
 
 /// RFC 5905 figure 20: of modes 1 to 5, a passive association takes 1, an active one 1 and 2; the rest is discarded.
+/// Checklist 12.
 #[test]
 fn other_modes_do_nothing_to_a_peering() {
     let mut shell = guest();

@@ -1,0 +1,209 @@
+//! What becomes of the system variables, and which packets which association takes.
+
+use super::super::super::source::{
+    BroadcastClientOptions, BroadcastOptions, Calibration, NTP_GROUP, SourceKind, Unsigned,
+};
+use super::super::super::state::SourceState;
+use super::super::super::{InterfaceIndex, Trailer};
+use super::*;
+use crate::snapshot::SystemSnapshot;
+use crate::time::{NtpShort, Ppm};
+
+/// Polled each 16 s.
+fn server(number: u8) -> SourceConfiguration {
+    SourceConfiguration {
+        poll: PollOptions::fixed(Log2Seconds(4)),
+        ..SourceConfiguration::server(address(number))
+    }
+}
+
+/// Some servers, each asked and answering so many times.
+fn synchronised(servers: u8, wake_ups: usize, spoils: &[Spoil]) -> Shell {
+    let mut shell = Shell::new(ControllerOptions::default());
+    for number in 1..=servers {
+        let configuration = server(number);
+        shell.tell(Event::AddSource { source: SourceId(number.into()), configuration });
+    }
+    for _ in 0..wake_ups {
+        answer_next(&mut shell, spoils);
+    }
+    assert!(shell.controller.system().snapshot.is_synchronised());
+    shell
+}
+
+/// The next wake-up, and if something is asked then, the answer.
+fn answer_next(shell: &mut Shell, spoils: &[Spoil]) {
+    shell.wake_in_time();
+    if !shell.sends.is_empty() {
+        shell.report_send(true, NtpDuration::ZERO);
+        shell.answer(&Answer { spoils: spoils.to_vec(), ..Answer::good() });
+    }
+}
+
+/// RFC 5905 section 11.2.3: "each sample is used once": a selection without a new sample moves nothing. Checklist 57.
+#[test]
+fn a_sample_is_used_once() {
+    let mut shell = synchronised(3, 40, &[]);
+    let updated = |shell: &Shell| {
+        let system = shell.controller.system();
+        // The time of the last update is what the snapshot calls its reference timestamp.
+        (system.snapshot.reference_timestamp, system.offset, shell.frequency, shell.steps)
+    };
+    for number in [2, 3] {
+        shell.pass(NtpDuration::from_nanoseconds(1_000_000));
+        let before = updated(&shell);
+        shell.tell(Event::RemoveSource(SourceId(number)));
+        assert_eq!(updated(&shell), before, "selected anew, and nothing new was measured");
+    }
+    assert!(shell.controller.system_peer().is_some());
+    let before = updated(&shell).0;
+    for _ in 0..4 {
+        answer_next(&mut shell, &[]);
+    }
+    assert_ne!(updated(&shell).0, before, "a new one is used");
+}
+
+/// RFC 5905 figure 25, with section 7.3 for the reference id: leap, stratum + 1, root delay + delay, root dispersion +
+/// max(epsilon + psi + |theta|, MINDISP), which grows at PHI. Checklist 58.
+#[test]
+fn the_system_variables_are_those_of_figure_25() {
+    // Stratum 4, leap 1; half a second and a quarter.
+    let leap = Spoil::Octet(0, 1 << 6 | 4 << 3 | 4);
+    let spoils = [leap, Spoil::Stratum(4), Spoil::Root(1 << 15, 1 << 14)];
+    let shell = synchronised(1, 40, &spoils);
+    let snapshot = shell.controller.system().snapshot;
+    assert_eq!((snapshot.leap, snapshot.stratum), (Leap::Insert, 5));
+    assert_eq!(snapshot.reference_id.0, [10, 99, 0, 1]);
+    let association = shell.controller.associations().next().unwrap();
+    let estimate = association.filter.estimate(shell.now.monotonic).unwrap();
+    let half = NtpShort::from_bits(1 << 15).to_duration();
+    assert_eq!(snapshot.root_delay, half + estimate.delay);
+    let quarter = NtpShort::from_bits(1 << 14).to_duration();
+    let increment = snapshot.root_dispersion - quarter;
+    let least = NtpDuration::from_nanoseconds(5_000_000);
+    let now = estimate.dispersion + estimate.jitter;
+    assert!(increment >= least && increment <= least.max(now), "{increment}: MINDISP, {now} by now");
+    assert_eq!(snapshot.dispersion_rate, Ppm::FREQUENCY_TOLERANCE);
+}
+
+/// RFC 5905 section 10: while a server is silent what we serve stays, and its dispersion grows at PHI. A.5.5.3: it is
+/// unreachable after eight polls; then nobody is followed and stratum 16 is served. (The skeleton leaves leap and stratum
+/// as they were; we say at once that we have nobody, like a server that lost its majority.) Checklist 59.
+#[test]
+fn a_silent_server_is_followed_until_it_is_unreachable() {
+    let mut shell = synchronised(1, 40, &[]);
+    let before = shell.controller.system().snapshot;
+    let begun = shell.now;
+    while shell.controller.associations().next().unwrap().state != SourceState::Unreachable {
+        let now: SystemSnapshot = shell.controller.system().snapshot;
+        assert_eq!((now.stratum, now.leap), (before.stratum, before.leap));
+        let later = begun.clock + NtpDuration::from_seconds(10_000);
+        let grown = now.root_dispersion_at(later).to_duration() - before.root_dispersion;
+        assert!(grown.seconds() > 0.149, "{grown} in 10 000 s at 15 ppm");
+        shell.wake_in_time();
+    }
+    let waited = (shell.now.monotonic - begun.monotonic).seconds();
+    assert!((7.0 * 16.0..10.0 * 16.5).contains(&waited), "{waited} s: eight polls");
+    assert!(!shell.controller.system().snapshot.is_synchronised());
+    assert_eq!(shell.controller.system_peer(), None);
+}
+
+/// RFC 5905 section 7.4: the receive and transmit timestamps of a kiss are never used: neither as time, nor as what a later
+/// packet must not repeat. Checklist 34.
+#[test]
+fn the_timestamps_of_a_kiss_are_not_used() {
+    let mut shell = synchronised(1, 40, &[]);
+    let association = |shell: &Shell| shell.controller.associations().next().unwrap().clone();
+    let (offset, last) = (shell.controller.system().offset, association(&shell).last_sample);
+    while shell.sends.is_empty() {
+        shell.wake_in_time();
+    }
+    shell.report_send(true, NtpDuration::ZERO);
+    // Hours off, with a transmit timestamp that the next good answer will have, too.
+    let spoils = vec![Spoil::Kiss(*b"RATE"), Spoil::Timestamps(255)];
+    shell.answer(&Answer { lie: NtpDuration::from_seconds(7200), spoils, ..Answer::good() });
+    assert_eq!(association(&shell).last_sample, last);
+    assert_eq!((shell.controller.system().offset, shell.steps), (offset, 0));
+    while shell.sends.is_empty() {
+        shell.wake_in_time();
+    }
+    shell.report_send(true, NtpDuration::ZERO);
+    shell.answer(&Answer { spoils: vec![Spoil::Timestamps(255)], ..Answer::good() });
+    let failures = association(&shell).traffic.failures;
+    assert_eq!(failures.of(super::super::super::packet_checks::Failure::Duplicate), 0, "{failures:?}");
+}
+
+/// RFC 5905 section 8: mode 5 from port 123 to port 123 of the address that is configured, as far as that TTL. Checklist 68.
+#[test]
+fn a_broadcast_goes_from_port_123_to_port_123_with_its_ttl() {
+    for (place, hop_limit) in
+        [(address(255), 1), (IpAddr::from([255; 4]), 1), (NTP_GROUP, 5), ("ff05::101".parse().unwrap(), 7)]
+    {
+        let mut shell = synchronised(1, 40, &[]);
+        let options = BroadcastOptions { interval: Log2Seconds(4), hop_limit, interface: InterfaceIndex(3) };
+        let configuration = SourceConfiguration {
+            kind: SourceKind::Broadcast(options),
+            key: KeyId::new(9),
+            ..SourceConfiguration::server(place)
+        };
+        shell.tell(Event::AddSource { source: SourceId(9), configuration });
+        for _ in 0..9 {
+            shell.wake_in_time();
+            if shell.sends.back().is_some_and(|sent| sent.transmission.header.mode() == Mode::Broadcast) {
+                break;
+            }
+        }
+        let sent = shell.sends.pop_back().unwrap().transmission;
+        assert_eq!((sent.from, sent.to), (Shell::service(), SocketAddr::new(place, 123)));
+        assert_eq!((sent.hop_limit, sent.interface), (Some(hop_limit), InterfaceIndex(3)));
+        assert_eq!(sent.trailer, Trailer::Mac(KeyId::new(9).unwrap()));
+        assert!(sent.header.origin_timestamp().is_unknown() && sent.header.receive_timestamp().is_unknown());
+        assert!(!sent.header.transmit_timestamp().is_unknown());
+    }
+}
+
+/// RFC 5905 figure 20, rows 5 and 6: a broadcast server association takes nothing, a broadcast client association mode 5
+/// only; modes 0, 6 and 7 are nobody's. Checklist 14, 15, 17.
+#[test]
+fn broadcast_associations_take_mode_5_or_nothing() {
+    let delay = Calibration::Delay(NtpDuration::ZERO);
+    let listener = BroadcastClientOptions {
+        calibration: delay,
+        unsigned: Unsigned::Refused,
+        interface: InterfaceIndex(0),
+    };
+    for (kind, place, takes_broadcasts) in [
+        (SourceKind::Broadcast(BroadcastOptions::default()), address(255), false),
+        (SourceKind::BroadcastClient(listener), address(255), true),
+    ] {
+        for number in 0..8 {
+            let mode = Mode::from_low_bits(number);
+            let mut shell = Shell::new(ControllerOptions {
+                passive: PassivePeers::Refused,
+                ..ControllerOptions::default()
+            });
+            let configuration = SourceConfiguration { kind, ..SourceConfiguration::server(place) };
+            shell.tell(Event::AddSource { source: SourceId(1), configuration });
+            let from = SocketAddr::new(if takes_broadcasts { address(7) } else { place }, 123);
+            let packet = |shell: &Shell, mode| {
+                let mut header = Header::new(Leap::None, Version::V4, mode);
+                header.stratum = 1;
+                header.set_transmit_timestamp(shell.now.clock);
+                Shell::to_everybody(shell.arrival(Shell::service(), from, header), false)
+            };
+            if takes_broadcasts {
+                let first = packet(&shell, Mode::Broadcast);
+                shell.tell(Event::Packet(first));
+            }
+            assert_eq!(shell.controller.associations().count(), 1);
+            let received = |shell: &Shell| shell.controller.associations().next().unwrap().traffic.received;
+            let before = received(&shell);
+            shell.pass(NtpDuration::from_seconds(16));
+            let next = packet(&shell, mode);
+            shell.tell(Event::Packet(next));
+            let is_taken = takes_broadcasts && mode == Mode::Broadcast;
+            assert_eq!(received(&shell) - before, u64::from(is_taken), "{kind:?} {mode:?}");
+            assert_eq!((shell.controller.associations().count(), shell.sent), (1, 0), "{kind:?} {mode:?}");
+        }
+    }
+}
