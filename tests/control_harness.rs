@@ -52,6 +52,7 @@ impl Seen {
         self.counters.strays += counters.strays;
         self.counters.discarded += counters.discarded;
         self.counters.peers_refused += counters.peers_refused;
+        self.counters.over_budget += counters.over_budget;
         let of = |counts: &FailureCounts| Failure::ALL.map(|failure| counts.of(failure));
         for (sum, count) in self.failures.iter_mut().zip(of(&counters.failures)) {
             *sum += count;

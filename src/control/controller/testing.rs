@@ -18,6 +18,7 @@ use super::{
     Due, Event, InstanceId, Moment, PASSIVE_MAX, SOURCES_MAX, SocketAddr,
 };
 use crate::control::action::{Frequency, Trailer, Transmission, TransmitField};
+use crate::control::association::LastSample;
 use crate::control::event::{Arrival, Authentication, Delivery, ExchangeSocket, SendStamp, SocketName};
 use crate::control::strangers::SENDERS_MAX;
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Timestamp};
@@ -83,8 +84,8 @@ pub struct Shell {
     pub sent: u64,
 }
 
-/// What the dispersion of an association was, and when its last sample came.
-type Dispersions = BTreeMap<AssociationId, (NtpDuration, Option<Timestamp<Monotonic>>)>;
+/// What the dispersion of an association was, and its last sample. (Not only when that came: two may come at once.)
+type Dispersions = BTreeMap<AssociationId, (NtpDuration, Option<LastSample>)>;
 
 impl Shell {
     /// With a controller that has no sources.
@@ -233,7 +234,7 @@ impl Shell {
         let now = self.now.monotonic;
         let look = |association: &Association| {
             let dispersion = association.filter.estimate(now)?.dispersion;
-            Some((association.id, (dispersion, association.last_sample.map(|last| last.sample.time))))
+            Some((association.id, (dispersion, association.last_sample)))
         };
         self.controller.associations().filter_map(look).collect()
     }
