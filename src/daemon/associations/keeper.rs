@@ -113,7 +113,11 @@ impl Keeper {
 
     /// By how much somebody else has stepped it since the last time (positive: forward).
     pub(super) fn foreign_step(&mut self) -> Option<NtpDuration> {
-        let now = ahead();
+        // Asked for every packet, so one look must do; only one that shows a step may have been interrupted.
+        let (_, mut now) = look();
+        if now.saturating_sub(self.ahead).saturating_abs() >= STEP_LEAST_NANOSECONDS {
+            now = ahead();
+        }
         // Always from the last time, since a time simulator may slew the one and not the other.
         let by = now.saturating_sub(std::mem::replace(&mut self.ahead, now));
         (by.saturating_abs() >= STEP_LEAST_NANOSECONDS).then(|| NtpDuration::from_nanoseconds(by))
@@ -194,15 +198,16 @@ fn read_drift(file: &DriftFile) -> Option<Ppm> {
     }
 }
 
-/// Nanoseconds, as exact as the readings allow: the one in the middle is compared with those around it.
+/// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC` in nanoseconds, as exact as the readings allow: interrupted between two of
+/// them, it is off by half of that.
 fn ahead() -> i64 {
-    let attempt = || {
-        let before = clock::monotonic();
-        let realtime = clock::realtime();
-        let took = clock::monotonic().nanoseconds_since(before);
-        (took, realtime.nanoseconds().saturating_sub(before.nanoseconds()).saturating_sub(took / 2))
-    };
-    // Interrupted between two readings, the difference is off by half of that.
-    let attempts = (0..5).map(|_| attempt());
-    attempts.min_by_key(|(took, _)| *took).map_or(0, |(_, ahead)| ahead)
+    (0..5).map(|_| look()).min_by_key(|(took, _)| *took).map_or(0, |(_, ahead)| ahead)
+}
+
+/// The same, from one look: how long that took, and the difference between the reading in the middle and those around it.
+fn look() -> (i64, i64) {
+    let before = clock::monotonic();
+    let realtime = clock::realtime();
+    let took = clock::monotonic().nanoseconds_since(before);
+    (took, realtime.nanoseconds().saturating_sub(before.nanoseconds()).saturating_sub(took / 2))
 }
