@@ -1,13 +1,14 @@
 //! The keys of the tables that name sources, of `[selection]` and of `[clock]`, with their ranges.
 
 use super::check::absolute_path_or_off;
+use super::clock_control::{ClockControl, Selection};
 use super::duration;
 use super::problem::Setting;
 use super::raw::Value;
 use super::section::{Converted, Section, integer};
 use super::sources::{
-    Broadcast, BroadcastClient, ClockControl, GROUP, ManycastClient, ManycastServer, POLLS, Peer, Polling,
-    Pool, Selection, Server, Sources, Worth,
+    Broadcast, BroadcastClient, GROUP, ManycastClient, ManycastServer, POLLS, Peer, Polling, Pool, Server,
+    Sources, Worth,
 };
 use super::values::{host, is_interface_name};
 use crate::auth::KeyId;

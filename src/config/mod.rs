@@ -13,6 +13,7 @@
 
 mod check;
 mod check_sources;
+mod clock_control;
 mod duration;
 mod model;
 mod overrides;
@@ -22,6 +23,7 @@ mod section;
 mod sources;
 mod values;
 
+pub use clock_control::{ClockControl, FirstStepPolicy, Selection};
 pub use duration::parse as parse_duration;
 pub use model::{
     Access, Clients, Config, Datapath, Interface, Keys, LogLevel, Metrics, Policy, RateLimit, Reference,
@@ -30,8 +32,8 @@ pub use model::{
 pub use overrides::{Overrides, ReferenceFlag};
 pub use problem::{Hint, PROBLEMS_SHOWN_MAX, Place, Problem, Problems, Setting};
 pub use sources::{
-    Broadcast, BroadcastClient, ClockControl, FirstStepPolicy, ManycastClient, ManycastServer,
-    PassivePeersPolicy, Peer, Polling, Pool, Selection, Server, Sources, Worth,
+    Broadcast, BroadcastClient, ManycastClient, ManycastServer, PassivePeersPolicy, Peer, Polling, Pool,
+    Server, Sources, Worth,
 };
 pub use values::{ReferenceId, TrustedKeys, Vlan, Workers};
 

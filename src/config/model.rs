@@ -5,7 +5,8 @@
 //! The one idea a newcomer lacks: there is no state in here that `check` would refuse; a field's documented range
 //! holds, so nobody checks it again.
 
-use super::sources::{ClockControl, PassivePeersPolicy, Selection, Sources};
+use super::clock_control::{ClockControl, Selection};
+use super::sources::{PassivePeersPolicy, Sources};
 use super::values::{ReferenceId, TrustedKeys, Vlan, Workers};
 use super::{DEFAULT_SOCKET, duration, values};
 use crate::time::NtpDuration;

@@ -6,13 +6,18 @@
 //! The one idea a newcomer lacks: workers share nothing that one of them writes often. Each has its own counters,
 //! client statistics, sockets and rings; only the rate limiter's table is everybody's, without locks.
 
+mod messages;
+mod queue;
+
+pub use messages::{Command, Notice, Passed, ToControl, WorkerState};
+pub use queue::Queue;
+
 use super::associations::PASSED_OCTETS_MAX;
 use super::counters::Path;
-use super::exchange::{Answering, Exchange, TransmitErrors};
-use super::report::{QueueReport, WorkerReport};
+use super::exchange::{Answering, Exchange};
+use super::report::WorkerReport;
 use super::stamps::BatchClock;
-use crate::auth::KeyTable;
-use crate::datapath::af_xdp::{Link, Port};
+use crate::datapath::af_xdp::Link;
 use crate::datapath::udp::UdpPort;
 use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
@@ -20,15 +25,11 @@ use crate::sys::memory::prefetch;
 use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::scheduling;
 use crate::sys::socket::{BATCH_MAX, Batch};
-use crate::time::{Realtime, Timestamp};
 use crate::wire::Mode;
-use crossbeam::channel::{Receiver, Sender};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use crossbeam::channel::Receiver;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 /// Rounds on one queue before the others and the sockets have their turn.
 const ROUNDS_PER_TURN: usize = 8;
@@ -46,248 +47,6 @@ const RETRY: Duration = Duration::from_millis(2);
 const LINK_CHECK: Duration = Duration::from_secs(1);
 /// How long all queues that are given up together may take to hand back their frames.
 const DRAIN_TIME: Duration = Duration::from_millis(200);
-
-/// What the control thread asks of a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Serve this queue too.
-    AddQueue(Box<Queue>),
-    /// Give the queues of this interface up.
-    RemoveQueues {
-        /// The interface.
-        ifindex: u32,
-    },
-    /// Take these keys from the next batch on.
-    SetKeys(Arc<KeyTable>),
-    /// Say how things are.
-    Report(Sender<WorkerState>),
-    /// Answer what has arrived, give everything back, and end.
-    Stop,
-}
-
-/// A worker's answer to [`Command::Report`].
-#[derive(Debug)]
-pub struct WorkerState {
-    /// The worker itself.
-    pub worker: WorkerReport,
-    /// Its queues.
-    pub queues: Vec<QueueReport>,
-}
-
-/// What a worker has to tell the control thread.
-#[derive(Clone, Copy, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each packet that comes")]
-pub enum Notice {
-    /// A packet of another mode than 3.
-    Packet(Passed),
-    /// The sockets of this interface's queues are bound to nothing any more.
-    QueueGone {
-        /// The interface.
-        ifindex: u32,
-    },
-}
-
-/// The way to the control thread, which is woken.
-#[derive(Clone, Debug)]
-pub struct ToControl {
-    notices: Sender<Notice>,
-    waker: Arc<Waker>,
-}
-
-impl ToControl {
-    /// Into this channel; the control thread polls the waker.
-    #[must_use]
-    pub const fn new(notices: Sender<Notice>, waker: Arc<Waker>) -> Self {
-        Self { notices, waker }
-    }
-
-    /// Never waits. `false`: the control thread is behind, and it is lost.
-    fn send(&self, notice: Notice) -> bool {
-        let is_sent = self.notices.try_send(notice).is_ok();
-        // Behind another notice this one is found with it: who takes one goes on until there is none.
-        if is_sent && self.notices.len() <= 1 {
-            self.waker.wake();
-        }
-        is_sent
-    }
-}
-
-/// A packet of another mode than 3.
-#[derive(Clone, Copy, Debug)]
-pub struct Passed {
-    /// Who sent it.
-    pub source: SocketAddr,
-    /// To which of our addresses.
-    pub destination: SocketAddr,
-    /// Its mode.
-    pub mode: Mode,
-    /// When it came.
-    pub receive_timestamp: Timestamp<Realtime>,
-    /// Did the kernel say so?
-    pub is_stamped: bool,
-    octets: [u8; PASSED_OCTETS_MAX],
-    length: usize,
-}
-
-impl Passed {
-    /// The packet, or nothing where it was too long to be passed whole.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        self.octets.get(..self.length).unwrap_or_default()
-    }
-}
-
-/// One AF_XDP queue in a worker's hands.
-#[derive(Debug)]
-pub struct Queue {
-    interface: Arc<str>,
-    ifindex: u32,
-    number: u32,
-    port: Port,
-    transmit_errors: Option<TransmitErrors>,
-    link: Link,
-    /// The control thread has been told that the interface is gone.
-    gone_told: bool,
-    /// The log says that busy polling polls nothing here.
-    spinning_told: bool,
-}
-
-impl Queue {
-    /// Queue `number` of an interface; `measure` asks for a transmit stamp with every reply.
-    #[must_use]
-    pub fn new(interface: Arc<str>, ifindex: u32, number: u32, port: Port, measure: bool) -> Self {
-        let measure = measure && port.facts().tx_metadata;
-        let frames = port.conservation().total as usize;
-        let transmit_errors = measure.then(|| TransmitErrors::new(frames));
-        Self {
-            interface,
-            ifindex,
-            number,
-            port,
-            transmit_errors,
-            link: Link::Up,
-            gone_told: false,
-            spinning_told: false,
-        }
-    }
-
-    /// Rounds until the ring is empty or others must have their turn. More may wait if this says so.
-    fn serve(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
-        for _ in 0..ROUNDS_PER_TURN {
-            if !self.turn(exchange, answering) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// One round. More may wait if this says so.
-    fn turn(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
-        let round = exchange.round(&mut self.port, answering, self.transmit_errors.as_mut());
-        self.note_link(round.link);
-        // What came meanwhile costs a look to see, and a system call to wait for.
-        round.received > 0 && self.port.has_received()
-    }
-
-    fn note_link(&mut self, link: Link) {
-        if link != self.link {
-            info!(interface = %self.interface, queue = self.number, ?link, "link changed");
-            self.link = link;
-        }
-    }
-
-    /// Answers what has arrived and waits, until the deadline at most, until the kernel has given the sent frames back.
-    fn drain(&mut self, exchange: &mut Exchange, answering: &mut Answering, deadline: Instant) {
-        loop {
-            let more = self.serve(exchange, answering);
-            let done = !more && self.port.conservation().transmit == 0;
-            if done || self.link == Link::Gone || Instant::now() > deadline {
-                break;
-            }
-            std::thread::sleep(RETRY);
-        }
-        let (balance, counters) = (self.port.audit(), self.port.counters());
-        let (interface, queue) = (&*self.interface, self.number);
-        if balance.is_balanced() && balance.in_hand == 0 && counters.foreign == 0 {
-            info!(interface, queue, frames = balance.total, "queue closed, every frame accounted for");
-        } else {
-            warn!(interface, queue, ?balance, foreign = counters.foreign, "queue closed with frames astray");
-        }
-    }
-
-    /// Says once that busy polling polls nothing. Some kernels learn with the first packet what to poll.
-    fn tell_of_spinning(&mut self) {
-        if !self.spinning_told
-            && self.port.counters().rx_packets > 0
-            && let Some(reason) = self.not_driving()
-        {
-            info!(interface = %self.interface, queue = self.number, reason, "done without");
-            self.spinning_told = true;
-        }
-    }
-
-    /// What became of busy polling, if it did not come to what was asked for.
-    fn not_driving(&self) -> Option<String> {
-        let facts = self.port.facts();
-        (facts.busy_poll && !facts.drives_nic).then(|| {
-            "busy polling: the kernel knows of no NAPI that it could poll for this queue (in copy mode the driver must \
-             have named it, and veth does not); the worker spins and yields its CPU to whoever receives"
-                .to_owned()
-        })
-    }
-
-    fn report(&self, worker: usize) -> QueueReport {
-        let (facts, counters) = (self.port.facts(), self.port.counters());
-        let balance = self.port.conservation();
-        let kernel = self.port.statistics().map(|statistics| statistics.kernel).unwrap_or_default();
-        let named = |pairs: &[(&str, u64)]| -> BTreeMap<String, u64> {
-            pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
-        };
-        QueueReport {
-            interface: self.interface.to_string(),
-            queue: self.number,
-            worker,
-            zero_copy: facts.zero_copy,
-            tx_metadata: facts.tx_metadata,
-            pages: format!("{:?}", facts.pages).to_lowercase(),
-            refused: facts.refused.iter().cloned().chain(self.not_driving()).collect(),
-            counters: named(&[
-                ("rx_packets", counters.rx_packets),
-                ("rx_fragments", counters.rx_fragments),
-                ("rx_invalid", counters.rx_invalid),
-                ("tx_packets", counters.tx_packets),
-                ("tx_full", counters.tx_full),
-                ("tx_dropped", counters.tx_dropped),
-                ("tx_invalid", counters.tx_invalid),
-                ("tx_completed", counters.tx_completed),
-                ("fill_empty", counters.fill_empty),
-                ("wakeups", counters.wakeups),
-                ("wakeup_errors", counters.wakeup_errors),
-                ("link_down", counters.link_down),
-                ("foreign", counters.foreign),
-            ]),
-            kernel: named(&[
-                ("rx_dropped", kernel.rx_dropped),
-                ("rx_invalid_descriptors", kernel.rx_invalid_descriptors),
-                ("rx_ring_full", kernel.rx_ring_full),
-                ("fill_ring_empty", kernel.fill_ring_empty),
-                ("tx_invalid_descriptors", kernel.tx_invalid_descriptors),
-                ("tx_ring_empty", kernel.tx_ring_empty),
-            ]),
-            frames: named(&[
-                ("total", balance.total.into()),
-                ("free", balance.free.into()),
-                ("fill", balance.fill.into()),
-                ("in_hand", balance.in_hand.into()),
-                ("transmit", balance.transmit.into()),
-            ]),
-            // Between two rounds no frame is in hand; one that is has been forgotten.
-            frames_balanced: balance.is_balanced() && balance.in_hand == 0,
-            transmit_error: self.transmit_errors.as_ref().and_then(TransmitErrors::report),
-            memory_bytes: facts.memory_bytes,
-        }
-    }
-}
 
 /// A worker.
 #[derive(Debug)]

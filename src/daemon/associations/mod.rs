@@ -9,7 +9,9 @@
 
 mod configured;
 mod departures;
+mod hearing;
 mod keeper;
+mod names;
 mod report;
 mod resolver;
 mod sending;
@@ -22,10 +24,7 @@ pub use unasked::PASSED_OCTETS_MAX;
 use crate::auth::KeyTable;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
-use crate::control::{
-    Access, Action, Arrival, Controller, Delivery, Event, ExchangeSocket, InstanceId, InterfaceIndex, Moment,
-    News, SocketName, StampKind,
-};
+use crate::control::{Action, Controller, Event, ExchangeSocket, Moment, News, StampKind};
 use crate::datapath::interface::View;
 use crate::serve::access::AccessList;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
@@ -33,7 +32,6 @@ use crate::sys::clock;
 use crate::sys::process::{self, PollEntry};
 use crate::sys::socket::TalkSocket;
 use crate::time::{Log2Seconds, Monotonic, Timestamp};
-use crate::wire::Packet;
 use configured::Configured;
 use departures::Departures;
 use keeper::Keeper;
@@ -45,7 +43,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::stamps::BatchClock;
 
@@ -288,80 +286,6 @@ impl Associations {
             Action::Resolve { source, name, .. } => self.resolve(source, &name),
             Action::Report { news, .. } => log(&news),
         }
-    }
-
-    /// What came to the socket of an exchange.
-    fn hear(&mut self, name: ExchangeSocket) {
-        let Some(exchange) = self.exchanges.get_mut(&name) else { return };
-        exchange.departures.collect(&exchange.socket, &mut self.events);
-        for _ in 0..DATAGRAMS_PER_TURN {
-            // The last packet may have closed it.
-            let Some(exchange) = self.exchanges.get_mut(&name) else { return };
-            let incoming = match exchange.socket.receive() {
-                Ok(Some(incoming)) => incoming,
-                Ok(None) => break,
-                // An ICMP error, which is told once: nobody listens there, and the poll will be in vain.
-                Err(error) => {
-                    debug!(%error, "from a source");
-                    break;
-                }
-            };
-            exchange.departures.give_up(&mut self.events);
-            let clock = BatchClock::read();
-            let stamp = incoming.receive_timestamp.and_then(|stamp| clock.plausible(stamp));
-            let local = incoming.destination.unwrap_or_else(|| exchange.socket.local_address().ip());
-            let Ok(packet) = Packet::parse(incoming.payload()) else { continue };
-            self.events.push_back(Event::Packet(Arrival {
-                socket: SocketName::Exchange(name),
-                instance: InstanceId(0),
-                interface: InterfaceIndex(incoming.interface),
-                remote: incoming.source,
-                local,
-                delivery: Delivery::Unicast,
-                receive_timestamp: stamp.unwrap_or(clock.realtime).to_ntp(),
-                stamp: if stamp.is_some() { StampKind::Kernel } else { StampKind::Daemon },
-                // We chose whom to ask.
-                access: Access::Allowed,
-                authentication: self.keys.verify(incoming.payload()),
-                header: *packet.header,
-            }));
-            self.run();
-        }
-    }
-
-    fn resolve(&mut self, source: SourceId, name: &Arc<str>) {
-        if self.resolver.is_none() {
-            match Resolver::start() {
-                Ok(resolver) => self.resolver = Some(resolver),
-                Err(error) => error!(%error, "no thread to look names up"),
-            }
-        }
-        let is_asked = self.resolver.as_ref().is_some_and(|resolver| resolver.ask(source, Arc::clone(name)));
-        if !is_asked {
-            self.events.push_back(Event::Resolved { source, addresses: Vec::new() });
-        }
-    }
-
-    fn take_answers(&mut self) {
-        let answers = self.resolver.as_ref().map(Resolver::answers).unwrap_or_default();
-        for resolver::Answer { source, addresses } in answers {
-            let name = self.configured.get(&source).map_or("", |configured| configured.name.as_str());
-            match &addresses {
-                Ok(found) => {
-                    debug!(name, ?found, "resolved");
-                    if self.unresolved.remove(&source).is_some() {
-                        info!(name, "can be resolved again");
-                    }
-                }
-                Err(reason) => {
-                    if self.unresolved.insert(source, reason.clone()).as_ref() != Some(reason) {
-                        warn!(name, reason, "cannot be resolved; it is tried again");
-                    }
-                }
-            }
-            self.events.push_back(Event::Resolved { source, addresses: addresses.unwrap_or_default() });
-        }
-        self.run();
     }
 }
 

@@ -1,0 +1,45 @@
+//! The names of sources: asked for when the controller wants to know, told when the resolver has found out.
+
+use super::Associations;
+use super::resolver::{Answer, Resolver};
+use crate::control::Event;
+use crate::control::source::SourceId;
+use std::sync::Arc;
+use tracing::{debug, error, info, warn};
+
+impl Associations {
+    pub(super) fn resolve(&mut self, source: SourceId, name: &Arc<str>) {
+        if self.resolver.is_none() {
+            match Resolver::start() {
+                Ok(resolver) => self.resolver = Some(resolver),
+                Err(error) => error!(%error, "no thread to look names up"),
+            }
+        }
+        let is_asked = self.resolver.as_ref().is_some_and(|resolver| resolver.ask(source, Arc::clone(name)));
+        if !is_asked {
+            self.events.push_back(Event::Resolved { source, addresses: Vec::new() });
+        }
+    }
+
+    pub(super) fn take_answers(&mut self) {
+        let answers = self.resolver.as_ref().map(Resolver::answers).unwrap_or_default();
+        for Answer { source, addresses } in answers {
+            let name = self.configured.get(&source).map_or("", |configured| configured.name.as_str());
+            match &addresses {
+                Ok(found) => {
+                    debug!(name, ?found, "resolved");
+                    if self.unresolved.remove(&source).is_some() {
+                        info!(name, "can be resolved again");
+                    }
+                }
+                Err(reason) => {
+                    if self.unresolved.insert(source, reason.clone()).as_ref() != Some(reason) {
+                        warn!(name, reason, "cannot be resolved; it is tried again");
+                    }
+                }
+            }
+            self.events.push_back(Event::Resolved { source, addresses: addresses.unwrap_or_default() });
+        }
+        self.run();
+    }
+}
