@@ -85,6 +85,7 @@ impl Reference {
             leap,
             stratum: self.stratum,
             reference_id: self.reference_id,
+            reference_instance: None,
             precision,
             root_delay: NtpDuration::ZERO,
             root_dispersion,

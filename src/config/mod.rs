@@ -15,6 +15,7 @@ mod check;
 mod check_sources;
 mod clock_control;
 mod duration;
+mod instance;
 mod model;
 mod overrides;
 mod problem;
@@ -25,6 +26,7 @@ mod values;
 
 pub use clock_control::{ClockControl, FirstStepPolicy, Selection};
 pub use duration::parse as parse_duration;
+pub use instance::{DEFAULT as DEFAULT_INSTANCE, INSTANCES_MAX, Instance};
 pub use model::{
     Access, Clients, Config, Datapath, Interface, Keys, LogLevel, Metrics, Policy, RateLimit, Reference,
     Source, XdpMode,

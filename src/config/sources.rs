@@ -6,6 +6,7 @@
 //! The one idea a newcomer lacks: a table's name says in which mode its source is used, as the words `server`, `pool`,
 //! `peer` do in every NTP daemon's configuration; its keys are the same in all tables where they mean the same.
 
+use super::instance::DEFAULT;
 use super::{duration, values};
 use crate::auth::KeyId;
 use crate::control::PassivePeers;
@@ -70,6 +71,8 @@ pub struct Server {
     pub address: String,
     /// Its UDP port, not 0.
     pub port: u16,
+    /// In which instance it is.
+    pub instance: String,
     /// The key that both sides know.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -88,6 +91,7 @@ impl Server {
         Self {
             address: address.into(),
             port: NTP_PORT,
+            instance: DEFAULT.to_owned(),
             key: None,
             polling: Polling::default(),
             worth: Worth::default(),
@@ -130,6 +134,8 @@ pub struct Broadcast {
     pub address: IpAddr,
     /// To which UDP port, not 0.
     pub port: u16,
+    /// In which instance.
+    pub instance: String,
     /// The key that it is signed with.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -147,7 +153,15 @@ impl Broadcast {
     #[must_use]
     pub fn new(address: IpAddr) -> Self {
         let BroadcastOptions { interval, hop_limit, .. } = BroadcastOptions::default();
-        Self { address, port: NTP_PORT, key: None, interval: interval.0, ttl: hop_limit, interface: None }
+        Self {
+            address,
+            port: NTP_PORT,
+            instance: DEFAULT.to_owned(),
+            key: None,
+            interval: interval.0,
+            ttl: hop_limit,
+            interface: None,
+        }
     }
 }
 
@@ -157,6 +171,8 @@ impl Broadcast {
 pub struct BroadcastClient {
     /// A multicast group or broadcast address that is listened at; 0.0.0.0: all broadcast addresses of this machine.
     pub address: IpAddr,
+    /// In which instance.
+    pub instance: String,
     /// The key that packets must be signed with; `None`: any that we have.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -179,6 +195,7 @@ impl BroadcastClient {
     pub fn new(address: IpAddr) -> Self {
         Self {
             address,
+            instance: DEFAULT.to_owned(),
             key: None,
             allow_unsigned: false,
             delay: None,
@@ -197,6 +214,8 @@ impl BroadcastClient {
 pub struct ManycastClient {
     /// The group.
     pub address: IpAddr,
+    /// In which instance.
+    pub instance: String,
     /// The key that answers must be signed with; `None`: any that we have.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -228,6 +247,7 @@ impl ManycastClient {
         let ManycastOptions { enough, most, hop_limit_max, timeout, .. } = ManycastOptions::default();
         Self {
             address,
+            instance: DEFAULT.to_owned(),
             key: None,
             allow_unsigned: false,
             enough,
@@ -247,6 +267,8 @@ impl ManycastClient {
 pub struct ManycastServer {
     /// The group.
     pub address: IpAddr,
+    /// In which instance.
+    pub instance: String,
     /// The key that questions must be signed with; `None`: any that we have.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -260,8 +282,8 @@ pub struct ManycastServer {
 impl ManycastServer {
     /// With the default settings.
     #[must_use]
-    pub const fn new(address: IpAddr) -> Self {
-        Self { address, key: None, allow_unsigned: false, interface: None }
+    pub fn new(address: IpAddr) -> Self {
+        Self { address, instance: DEFAULT.to_owned(), key: None, allow_unsigned: false, interface: None }
     }
 }
 

@@ -10,6 +10,7 @@
 use super::crew::Crew;
 use super::drops::{NicDrops, counts_failed_redirects};
 use super::news::News;
+use super::place::Place;
 use super::report::{AttemptReport, InterfaceReport, QueueReport};
 use super::worker::Queue;
 use crate::config::{Datapath, Interface as Settings, XdpMode};
@@ -45,9 +46,10 @@ pub struct Common {
     pub dropped: Vec<(IpNet, PrefixAction)>,
 }
 
-/// All configured interfaces.
+/// All configured interfaces of one instance.
 #[derive(Debug)]
 pub struct Links {
+    place: Arc<Place>,
     common: Common,
     links: Vec<Link>,
     /// For spreading queues over the workers.
@@ -56,6 +58,7 @@ pub struct Links {
 
 #[derive(Debug)]
 struct Link {
+    place: Arc<Place>,
     settings: Settings,
     name: Arc<str>,
     tags: Vec<TagStack>,
@@ -97,10 +100,14 @@ struct Steered {
 impl Links {
     /// The interfaces of a configuration; none is served yet.
     #[must_use]
-    pub fn new(interfaces: &[Settings], common: Common) -> Self {
+    pub fn new<'s>(
+        interfaces: impl Iterator<Item = &'s Settings>,
+        place: Arc<Place>,
+        common: Common,
+    ) -> Self {
         let links = interfaces
-            .iter()
             .map(|settings| Link {
+                place: Arc::clone(&place),
                 name: settings.name.as_str().into(),
                 tags: settings.vlans.iter().map(|vlan| vlan.ids()).collect(),
                 settings: settings.clone(),
@@ -109,19 +116,22 @@ impl Links {
                 nic_drops: NicDrops::default(),
             })
             .collect();
-        Self { common, links, next_worker: 0 }
+        // Instances with one queue each do not all go to the first worker.
+        let next_worker = place.id.0.into();
+        Self { place, common, links, next_worker }
     }
 
-    /// Makes what is served follow the view.
-    pub fn reconcile(&mut self, view: &View, crew: &mut Crew) {
+    /// Makes what is served follow the view, of which `ours` is the instance's part: addresses are served that are in it,
+    /// VLAN tags are of concern in any case. To be called inside the instance.
+    pub fn reconcile(&mut self, view: &View, ours: &View, crew: &mut Crew) {
         for link in &mut self.links {
-            let interface = view.interface_named(&link.name);
+            let interface = ours.interface_named(&link.name);
             link.leave_if_changed(interface, view, crew);
             if let (Some(interface), State::Absent) = (interface, &link.state) {
-                link.open(interface, view, &self.common, crew, &mut self.next_worker);
+                link.open(interface, (view, ours), &self.common, crew, &mut self.next_worker);
             }
             if let State::AfXdp(steered) = &mut link.state {
-                steered.follow(&link.name, &link.tags, view);
+                steered.follow(&link.name, &link.tags, ours);
             }
         }
     }
@@ -229,7 +239,7 @@ impl Link {
         }
         if !same || lost {
             warn!(
-                interface = %self.name,
+                instance = self.place.label(), interface = %self.name,
                 index = ifindex,
                 "interface is gone: requests to its addresses are not answered until one of that name is there"
             );
@@ -237,7 +247,7 @@ impl Link {
         if matches!(self.state, State::AfXdp(_)) {
             // The program first: then no frame comes any more.
             self.state = State::Absent;
-            crew.remove_queues(ifindex);
+            crew.remove_queues(self.place.id, ifindex);
         }
         self.state = State::Absent;
     }
@@ -245,7 +255,7 @@ impl Link {
     fn open(
         &mut self,
         interface: &Interface,
-        view: &View,
+        (view, ours): (&View, &View),
         common: &Common,
         crew: &mut Crew,
         next_worker: &mut usize,
@@ -256,7 +266,7 @@ impl Link {
             self.note("AF_XDP", "not wanted: datapath = \"socket\"");
         } else if interface.kind.as_deref() == Some("loopback") || interface.name == "lo" {
             self.note("AF_XDP", "the loopback interface is served by sockets");
-        } else if let Err(reason) = self.climb(interface, view, common, crew, next_worker) {
+        } else if let Err(reason) = self.climb(interface, (view, ours), common, crew, next_worker) {
             self.note("AF_XDP", &reason);
         }
         let rung = match &self.state {
@@ -264,15 +274,15 @@ impl Link {
             _ => "kernel socket",
         };
         for attempt in &self.attempts {
-            info!(interface = %self.name, rung = attempt.rung, outcome = attempt.outcome, "tried");
+            info!(instance = self.place.label(), interface = %self.name, rung = attempt.rung, outcome = attempt.outcome, "tried");
         }
         let fell = matches!(self.state, State::Sockets { .. })
             && common.datapath != Datapath::Socket
             && interface.name != "lo";
         if fell {
-            warn!(interface = %self.name, rung, "interface served, but not through AF_XDP: see the attempts");
+            warn!(instance = self.place.label(), interface = %self.name, rung, "interface served, but not through AF_XDP: see the attempts");
         } else {
-            info!(interface = %self.name, rung, "interface served");
+            info!(instance = self.place.label(), interface = %self.name, rung, "interface served");
         }
     }
 
@@ -284,17 +294,17 @@ impl Link {
     fn climb(
         &mut self,
         interface: &Interface,
-        view: &View,
+        (view, ours): (&View, &View),
         common: &Common,
         crew: &mut Crew,
         next_worker: &mut usize,
     ) -> Result<(), String> {
         let facts = InterfaceFacts::gather_from(view, &self.name).map_err(|error| error.to_string())?;
-        let guard = VlanPlan::decide(&facts, &self.tags)
-            .apply(interface.ifindex)
-            .map_err(|error| error.to_string())?;
+        let plan = VlanPlan::decide(&facts, &self.tags);
+        let plan = if self.place.may_have_vlans_elsewhere() { plan.with_vlans() } else { plan };
+        let guard = plan.apply(interface.ifindex).map_err(|error| error.to_string())?;
         if let Some(note) = guard.note() {
-            info!(interface = %self.name, note, "VLAN tags");
+            info!(instance = self.place.label(), interface = %self.name, note, "VLAN tags");
         }
         let queues = self.queues(&facts)?;
         let highest = queues.iter().max().copied().unwrap_or_default();
@@ -326,15 +336,15 @@ impl Link {
             steering: {
                 // The workers refuse these clients too; the program only does so sooner.
                 if let Err(error) = opened.steering.replace_denied(&common.dropped) {
-                    warn!(interface = %self.name, %error, "the XDP program does not drop what is denied");
+                    warn!(instance = self.place.label(), interface = %self.name, %error, "the XDP program does not drop what is denied");
                 }
                 opened.steering
             },
         };
-        steered.follow(&self.name, &self.tags, view);
+        steered.follow(&self.name, &self.tags, ours);
         let refused = opened.ports.first().map(|(_, port)| port.facts().refused.clone()).unwrap_or_default();
         for reason in &refused {
-            info!(interface = %self.name, reason, "done without");
+            info!(instance = self.place.label(), interface = %self.name, reason, "done without");
         }
         // Last of all, since from here on requests wait for a worker: until then the sockets answer.
         for (number, port) in &opened.ports {
@@ -342,7 +352,14 @@ impl Link {
         }
         for (number, port) in opened.ports {
             let measure = self.settings.tx_timestamps;
-            let queue = Queue::new(Arc::clone(&self.name), interface.ifindex, number, port, measure);
+            let queue = Queue::new(
+                Arc::clone(&self.place),
+                Arc::clone(&self.name),
+                interface.ifindex,
+                number,
+                port,
+                measure,
+            );
             crew.add_queue(*next_worker % crew.len(), queue);
             *next_worker += 1;
         }
@@ -389,7 +406,9 @@ impl Link {
     }
 
     fn report(&mut self, dropped: Option<u64>, queues: &[QueueReport]) -> InterfaceReport {
-        let own = queues.iter().filter(|queue| *queue.interface == *self.name);
+        let own = queues
+            .iter()
+            .filter(|queue| *queue.interface == *self.name && *queue.instance == *self.place.name);
         let counts_twice = matches!(&self.state, State::AfXdp(steered) if steered.counts_twice);
         let of_sockets = own.clone().filter(|_| counts_twice).map(|queue| {
             let count = |name| queue.kernel.get(name).copied().unwrap_or(0);
@@ -406,6 +425,7 @@ impl Link {
         };
         InterfaceReport {
             name: self.name.to_string(),
+            instance: self.place.name.to_string(),
             index: self.ifindex(),
             path: path.to_owned(),
             rung,

@@ -15,9 +15,11 @@ mod crew;
 mod drops;
 mod error;
 pub mod exchange;
+mod instance;
 pub mod keys;
 mod links;
 mod news;
+mod place;
 #[cfg(feature = "metrics")]
 pub mod prometheus;
 mod questions;
@@ -28,5 +30,6 @@ pub mod stamps;
 mod worker;
 
 pub use error::ServeError;
+pub use place::Place;
 pub use server::serve;
 pub use setup::check_machine;

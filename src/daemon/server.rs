@@ -7,8 +7,7 @@ use super::associations::Associations;
 use super::control_socket::ControlSocket;
 use super::crew::Crew;
 use super::error::{ServeError, system};
-use super::links::Links;
-use super::news::News;
+use super::instance::Instance;
 #[cfg(feature = "metrics")]
 use super::prometheus::Exporter;
 use super::questions;
@@ -16,9 +15,6 @@ use super::setup::load_keys;
 use super::worker::{Notice, Passed};
 use crate::clock::{Reference, ReferenceKind, Trouble};
 use crate::config::Config;
-use crate::control::StampKind;
-use crate::datapath::interface::InterfaceWatch;
-use crate::datapath::udp::{LocalAddress, OpenError, UdpGroup};
 use crate::serve::clients::ClientStatistics;
 use crate::serve::limit::RateLimiter;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
@@ -62,11 +58,8 @@ pub(super) struct Server {
     reference: Reference,
     snapshot: Arc<SnapshotCell>,
     pub(super) trouble: Option<Trouble>,
-    watch: InterfaceWatch,
-    pub(super) links: Links,
-    pub(super) group: UdpGroup,
-    /// Addresses whose sockets failed, and how the failure reads, so that it is logged once.
-    failed_sockets: BTreeMap<String, String>,
+    /// In the order of their numbers, at least one.
+    pub(super) instances: Vec<Instance>,
     pub(super) crew: Crew,
     pub(super) statistics: Vec<Arc<ClientStatistics>>,
     pub(super) limiters: [Option<Arc<RateLimiter>>; 2],
@@ -75,7 +68,6 @@ pub(super) struct Server {
     control_socket: Option<ControlSocket>,
     #[cfg(feature = "metrics")]
     exporter: Option<Exporter>,
-    socket_news: News,
     notices: Receiver<Notice>,
     /// Readable when there may be notices.
     noticed: Arc<Waker>,
@@ -87,19 +79,11 @@ impl Server {
     /// The first look at the clock and the interfaces; what fails now is fatal.
     fn begin(&mut self) -> Result<(), ServeError> {
         self.publish_clock();
-        let failed = self.sync_sockets();
-        if !failed.iter().any(|(_, error)| is_fatal(error)) {
-            self.note_failed_sockets(&failed);
+        for instance in &mut self.instances {
+            instance.begin(&mut self.crew)?;
         }
-        if let Some((_, error)) = failed.into_iter().find(|(_, error)| is_fatal(error)) {
-            return Err(error.into());
-        }
-        self.links.reconcile(self.watch.view(), &mut self.crew);
-        self.associations.follow(&self.config, self.watch.view());
-        if let Some(reason) = self.links.missing_af_xdp() {
-            return Err(ServeError::NoAfXdp(reason));
-        }
-        let addresses = self.group.addresses().count();
+        self.follow_with_associations();
+        let addresses: usize = self.instances.iter().map(Instance::addresses).sum();
         info!(port = self.config.port, workers = self.crew.len(), addresses, "serving");
         Ok(())
     }
@@ -113,8 +97,7 @@ impl Server {
             entries.push(PollEntry::readable(signals.as_fd().as_raw_fd()));
             self.crew.add_poll_entries(&mut entries);
             let crew_end = entries.len();
-            let watched = self.watch.fd().map(|fd| fd.as_raw_fd());
-            entries.extend(watched.map(PollEntry::readable));
+            entries.extend(self.instances.iter().filter_map(Instance::fd).map(PollEntry::readable));
             let associations_start = entries.len();
             self.associations.add_poll_entries(&mut entries);
             let associations_end = entries.len();
@@ -129,8 +112,8 @@ impl Server {
             }
             let crew_entries = entries.get(1..crew_end).unwrap_or_default();
             let crew_wait = self.crew.serve(crew_entries);
-            let interfaces_changed =
-                watched.is_some() && entries.get(crew_end).is_some_and(PollEntry::is_ready);
+            let watched = entries.get(crew_end..associations_start).unwrap_or_default();
+            let interfaces_changed = watched.iter().any(PollEntry::is_ready);
             // Inline, they came just now.
             self.noticed.clear();
             self.take_notices();
@@ -187,7 +170,7 @@ impl Server {
 
     /// Programs off first, so that the kernel's sockets see what still comes; then the workers finish.
     fn stop(&mut self) {
-        self.links.detach();
+        self.instances.iter_mut().for_each(|instance| instance.links.detach());
         self.crew.stop();
         self.take_notices();
         self.associations.stop();
@@ -231,51 +214,18 @@ impl Server {
     }
 
     fn follow_interfaces(&mut self) {
-        match self.watch.update() {
-            // Nothing new, but what failed before may work by now.
-            Ok(changes)
-                if changes.is_empty() && self.failed_sockets.is_empty() && !self.links.have_lost_one() =>
-            {
-                return;
-            }
-            Ok(_) => {}
-            Err(error) => warn!(%error, "interfaces cannot be listed; trying again"),
+        let mut has_changed = false;
+        for instance in &mut self.instances {
+            has_changed |= instance.follow(&mut self.crew);
         }
-        let failed = self.sync_sockets();
-        self.note_failed_sockets(&failed);
-        self.links.reconcile(self.watch.view(), &mut self.crew);
-        self.associations.follow(&self.config, self.watch.view());
+        if has_changed {
+            self.follow_with_associations();
+        }
     }
 
-    /// Opens and closes sockets as addresses come and go. Returns those that could not be opened; the next call
-    /// tries them again.
-    fn sync_sockets(&mut self) -> Vec<(LocalAddress, OpenError)> {
-        let wanted = self.links.socket_addresses(self.watch.view());
-        let report = self.group.sync_addresses(&wanted);
-        if !(report.added.is_empty() && report.removed.is_empty()) {
-            self.crew.sockets_changed();
-            if self.socket_news.is_due() {
-                info!(
-                    added = report.added.len(),
-                    removed = report.removed.len(),
-                    "sockets follow the addresses"
-                );
-            }
-        }
-        report.failed
-    }
-
-    /// Logs each failure once.
-    fn note_failed_sockets(&mut self, failed: &[(LocalAddress, OpenError)]) {
-        let mut texts = BTreeMap::new();
-        for (local, error) in failed {
-            let (address, text) = (local.address().to_string(), error.to_string());
-            if self.failed_sockets.get(&address) != Some(&text) && !is_expected(error) {
-                warn!(%error, "address not served by a socket");
-            }
-            texts.insert(address, text);
-        }
-        self.failed_sockets = texts;
+    fn follow_with_associations(&mut self) {
+        let views: Vec<_> = self.instances.iter().map(Instance::view).collect();
+        self.associations.follow(&self.config, &views);
     }
 
     /// What the workers have to tell, so much at a turn.
@@ -284,7 +234,11 @@ impl Server {
             let Ok(notice) = self.notices.try_recv() else { return };
             match notice {
                 Notice::Packet(passed) => self.pass(&passed),
-                Notice::QueueGone { ifindex } => self.links.lost(ifindex),
+                Notice::QueueGone { instance, ifindex } => {
+                    if let Some(instance) = self.instances.get_mut(usize::from(instance.0)) {
+                        instance.links.lost(ifindex);
+                    }
+                }
             }
         }
     }
@@ -295,9 +249,8 @@ impl Server {
 
     /// RFC 5905 figure 20 says what becomes of a packet of another mode than 3; one that is of no use is counted.
     fn pass(&mut self, passed: &Passed) {
-        let Passed { source, destination, mode, receive_timestamp, is_stamped, .. } = *passed;
-        let stamp = if is_stamped { StampKind::Kernel } else { StampKind::Daemon };
-        if !self.associations.take(passed.payload(), source, destination, receive_timestamp, stamp) {
+        let Passed { source, destination, mode, .. } = *passed;
+        if !self.associations.take(passed) {
             debug!(%source, %destination, ?mode, "packet without association");
             *self.unsolicited.entry(mode).or_default() += 1;
         }
@@ -308,14 +261,4 @@ impl Server {
         socket.serve(|question| questions::answer(self, question));
         self.control_socket = Some(socket);
     }
-}
-
-/// Does this keep the server from starting? One address that fails otherwise leaves the others to be served.
-const fn is_fatal(error: &OpenError) -> bool {
-    matches!(error, OpenError::AddressInUse(_) | OpenError::NotPermitted(_))
-}
-
-/// An address that is not there yet is the usual case while IPv6 looks for duplicates.
-const fn is_expected(error: &OpenError) -> bool {
-    matches!(error, OpenError::NotLocal(_))
 }

@@ -17,8 +17,9 @@ use super::counters::Path;
 use super::exchange::{Answering, Exchange};
 use super::report::WorkerReport;
 use super::stamps::BatchClock;
+use crate::control::InstanceId;
 use crate::datapath::af_xdp::Link;
-use crate::datapath::udp::UdpPort;
+use crate::datapath::udp::{UdpCounts, UdpPort};
 use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
 use crate::sys::memory::prefetch;
@@ -58,7 +59,8 @@ pub struct Worker {
     answering: Answering,
     queues: Vec<Queue>,
     exchange: Exchange,
-    sockets: UdpPort,
+    /// One port for each instance, in the order of their numbers.
+    sockets: Vec<UdpPort>,
     batch: Batch,
     /// For each datagram of the batch its reply, if it gets one.
     prepared: Vec<Option<Prepared>>,
@@ -73,7 +75,7 @@ impl Worker {
         index: usize,
         core: Option<usize>,
         answering: Answering,
-        sockets: UdpPort,
+        sockets: Vec<UdpPort>,
         to_control: ToControl,
     ) -> Self {
         Self {
@@ -137,7 +139,7 @@ impl Worker {
             }
             if entries.first().is_some_and(PollEntry::is_ready) {
                 waker.clear();
-                self.sockets.apply_changes();
+                self.apply_socket_changes();
                 for command in commands.try_iter() {
                     if matches!(command, Command::Stop) {
                         self.drain();
@@ -164,7 +166,7 @@ impl Worker {
     pub fn add_poll_entries(&self, entries: &mut Vec<PollEntry>) {
         let queues = self.queues.iter().map(|queue| PollEntry::readable(queue.port.as_fd().as_raw_fd()));
         entries.extend(queues);
-        entries.extend(self.sockets.poll_entries());
+        entries.extend(self.sockets.iter().flat_map(UdpPort::poll_entries));
     }
 
     /// Serves what is ready, `entries` being those that [`Self::add_poll_entries`] added. Returns how long to wait
@@ -183,9 +185,13 @@ impl Worker {
                 wait = wait.or(Some(RETRY));
             }
         }
-        for (index, entry) in sockets.iter().enumerate() {
-            if entry.is_ready() {
-                self.serve_socket(index);
+        let mut entries = sockets.iter();
+        for instance in 0..self.sockets.len() {
+            let count = self.sockets.get(instance).map_or(0, |port| port.poll_entries().count());
+            for (index, entry) in entries.by_ref().take(count).enumerate() {
+                if entry.is_ready() {
+                    self.serve_socket(instance, index);
+                }
             }
         }
         self.check_links();
@@ -207,7 +213,9 @@ impl Worker {
             queue.note_link(link);
             if link == Link::Gone {
                 // A full channel: told at the next check.
-                queue.gone_told = self.to_control.send(Notice::QueueGone { ifindex: queue.ifindex });
+                queue.gone_told = self
+                    .to_control
+                    .send(Notice::QueueGone { instance: queue.place.id, ifindex: queue.ifindex });
             }
         }
     }
@@ -227,12 +235,15 @@ impl Worker {
         }
     }
 
-    /// One batch from one socket.
-    fn serve_socket(&mut self, index: usize) {
-        let Some(destination) = self.sockets.local_address(index) else { return };
-        if self.sockets.receive(index, &mut self.batch) == 0 {
+    /// One batch from one socket of one instance.
+    fn serve_socket(&mut self, instance: usize, index: usize) {
+        let Some(sockets) = self.sockets.get_mut(instance) else { return };
+        let Some(destination) = sockets.local_address(index) else { return };
+        if sockets.receive(index, &mut self.batch) == 0 {
             return;
         }
+        let id = InstanceId(instance as u16);
+        self.answering.responder.set_instance(id);
         let clock = BatchClock::read();
         let now = clock::monotonic();
         let snapshot = self.answering.snapshot.read();
@@ -264,6 +275,7 @@ impl Worker {
                 });
                 // Full: control is behind, and a packet nobody asked for is what can best be lost.
                 let passed = Passed {
+                    instance: id,
                     source,
                     destination,
                     mode,
@@ -285,24 +297,26 @@ impl Worker {
                 datagram.reply(prepared.length());
             }
         }
-        let before = self.sockets.counts();
-        self.sockets.send(index, &mut self.batch);
-        let after = self.sockets.counts();
+        let before = sockets.counts();
+        sockets.send(index, &mut self.batch);
+        let after = sockets.counts();
         counters.unsent.add(after.unsent() - before.unsent());
     }
 
     /// Takes over the sockets that the group has opened or closed.
     pub fn apply_socket_changes(&mut self) {
-        self.sockets.apply_changes();
+        for port in &mut self.sockets {
+            port.apply_changes();
+        }
     }
 
     /// Does what the control thread asks; [`Command::Stop`] is the caller's.
     pub fn execute(&mut self, command: Command) {
         match command {
             Command::AddQueue(queue) => self.queues.push(*queue),
-            Command::RemoveQueues { ifindex } => {
-                let (gone, kept) =
-                    std::mem::take(&mut self.queues).into_iter().partition(|queue| queue.ifindex == ifindex);
+            Command::RemoveQueues { instance, ifindex } => {
+                let is_its = |queue: &Queue| queue.ifindex == ifindex && queue.place.id == instance;
+                let (gone, kept) = std::mem::take(&mut self.queues).into_iter().partition(is_its);
                 self.queues = kept;
                 let gone: Vec<Queue> = gone;
                 let deadline = Instant::now() + DRAIN_TIME;
@@ -326,8 +340,11 @@ impl Worker {
             queue.drain(&mut self.exchange, &mut self.answering, deadline);
         }
         self.queues.clear();
-        for index in 0..self.sockets.poll_entries().count() {
-            self.serve_socket(index);
+        for instance in 0..self.sockets.len() {
+            let count = self.sockets.get(instance).map_or(0, |port| port.poll_entries().count());
+            for index in 0..count {
+                self.serve_socket(instance, index);
+            }
         }
     }
 
@@ -335,7 +352,9 @@ impl Worker {
     #[must_use]
     pub fn report(&self) -> WorkerState {
         let counters = &self.answering.counters;
-        let udp = self.sockets.counts();
+        let mut udp = UdpCounts::default();
+        self.sockets.iter().for_each(|port| udp.add(&port.counts()));
+        let dropped = self.sockets.iter().map(UdpPort::dropped_by_kernel).sum();
         // Of the thread that serves, which is this one, as it is now: others may have changed it.
         let scheduling = scheduling::of_this_thread().ok();
         let time_slice = scheduling.and_then(|scheduling| scheduling.time_slice);
@@ -344,7 +363,7 @@ impl Worker {
             ("sent", udp.sent),
             ("truncated", udp.truncated),
             ("receive_errors", udp.receive_errors),
-            ("kernel_dropped", self.sockets.dropped_by_kernel()),
+            ("kernel_dropped", dropped),
             ("send_would_block", udp.send_would_block),
             ("send_unreachable", udp.send_unreachable),
             ("send_not_permitted", udp.send_not_permitted),

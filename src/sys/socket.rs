@@ -81,7 +81,7 @@ impl UdpSocket {
             set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
         }
         if let Some(device) = &options.device {
-            set_option_octets(&fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())?;
+            bind_to_device(&fd, device)?;
         }
         if sharing == Sharing::Group {
             set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -174,6 +174,11 @@ fn set_option_octets(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, valu
     // SAFETY: the pointer is to `length` readable octets that live through the call.
     let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
     if result != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Receives and sends through this interface (or VRF) only.
+fn bind_to_device(fd: &OwnedFd, device: &str) -> io::Result<()> {
+    set_option_octets(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())
 }
 
 /// Beyond the system's limit where we are privileged, up to it otherwise. A smaller buffer loses more in a burst,

@@ -76,15 +76,16 @@ pub struct Peer {
 impl Peer {
     /// Starts it in the client's namespace; `None`, after a SKIP, if it is not there.
     pub fn start(lab: &Lab, kind: Kind, lines: &str) -> Option<Self> {
-        Self::start_by(kind, lines, |program| lab.on_client(program))
+        Self::start_in(kind, lines, |program| lab.on_client(program))
     }
 
     /// The same in the server's namespace, beside our daemon: it must have another port.
     pub fn start_beside(lab: &Lab, kind: Kind, lines: &str) -> Option<Self> {
-        Self::start_by(kind, lines, |program| lab.on_server(program))
+        Self::start_in(kind, lines, |program| lab.on_server(program))
     }
 
-    fn start_by(kind: Kind, lines: &str, within: impl Fn(&Path) -> Command) -> Option<Self> {
+    /// The same by a command of one's own.
+    pub fn start_in(kind: Kind, lines: &str, within: impl Fn(&Path) -> Command) -> Option<Self> {
         let program = peer(kind.name())?;
         let folder = TempDir::new().unwrap();
         let (configuration, keys) = (folder.path().join("conf"), folder.path().join("keys"));

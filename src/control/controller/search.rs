@@ -196,7 +196,8 @@ impl Controller {
                 configuration.instance == arrival.instance && is_heard_at(&configuration.place, arrival);
             is_its.then_some((configuration.key, unsigned))
         });
-        let reply = found.and_then(|(key, unsigned)| answer(arrival, key, unsigned, &self.system.snapshot));
+        let snapshot = self.system.snapshot.seen_from(arrival.instance);
+        let reply = found.and_then(|(key, unsigned)| answer(arrival, key, unsigned, &snapshot));
         let Some((header, key)) = reply else {
             self.counters.discarded += 1;
             return;

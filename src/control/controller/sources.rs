@@ -158,7 +158,7 @@ impl Controller {
     ) -> Option<AssociationId> {
         let configuration = self.sources.get(&source)?.configuration.clone();
         if self.is_taken(configuration.instance, remote) {
-            self.report(None, News::AlreadySource { remote });
+            self.report_in(Some(configuration.instance), None, News::AlreadySource { remote });
             return None;
         }
         if let Some(&guest) = self.servers.get(&(configuration.instance, remote)) {
@@ -233,7 +233,7 @@ impl Controller {
                 | Farewell::SearchedAnew => {}
             }
         }
-        self.report(Some(id), News::Demobilised { remote, reason });
+        self.report_in(Some(association.instance), Some(id), News::Demobilised { remote, reason });
         if let Some(source) = association.source {
             self.on_member_lost(source);
         }

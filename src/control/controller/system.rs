@@ -3,7 +3,7 @@
 use super::super::action::Action;
 use super::super::agenda::Due;
 use super::super::discipline::Verdict;
-use super::super::event::AssociationId;
+use super::super::event::{AssociationId, InstanceId};
 use super::super::news::News;
 use super::super::packet_checks::{DISPERSION_MAX, STRATUM_UNSYNCHRONISED};
 use super::super::poll::SystemPoll;
@@ -109,7 +109,10 @@ impl Controller {
         let slewed = self.discipline.slewed(now);
         let peer = self.system.peer.and_then(|id| self.associations.get(&id));
         let candidate = |association: &super::Association| {
-            let other = peer.filter(|peer| peer.id != association.id).map(|peer| peer.remote.ip());
+            // The address of a server in another instance is another host's here.
+            let other =
+                peer.filter(|peer| peer.id != association.id && peer.instance == association.instance);
+            let other = other.map(|peer| peer.remote.ip());
             association.candidate(now, slewed, other)
         };
         self.associations
@@ -167,6 +170,7 @@ impl Controller {
             leap: candidate.leap,
             stratum: candidate.stratum.saturating_add(1),
             reference_id: reference_id(association.remote.ip()),
+            reference_instance: Some(association.instance),
             precision: self.options.precision,
             root_delay: candidate.root_delay.to_duration() + estimate.delay,
             root_dispersion: candidate.root_dispersion.to_duration() + increment,
@@ -266,11 +270,11 @@ impl Controller {
         self.system.poll.set_range(poll_min, poll_max);
     }
 
-    /// The system peer's address.
+    /// The system peer's instance and address.
     #[must_use]
-    pub fn system_peer(&self) -> Option<SocketAddr> {
+    pub fn system_peer(&self) -> Option<(InstanceId, SocketAddr)> {
         let id = self.system.peer?;
-        self.associations.get(&id).map(|association| association.remote)
+        self.associations.get(&id).map(|association| (association.instance, association.remote))
     }
 }
 

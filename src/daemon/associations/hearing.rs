@@ -2,7 +2,7 @@
 
 use super::{Associations, BatchClock, DATAGRAMS_PER_TURN};
 use crate::control::{
-    Access, Arrival, Delivery, Event, ExchangeSocket, InstanceId, InterfaceIndex, SocketName, StampKind,
+    Access, Arrival, Delivery, Event, ExchangeSocket, InterfaceIndex, SocketName, StampKind,
 };
 use crate::wire::Packet;
 use tracing::debug;
@@ -25,13 +25,14 @@ impl Associations {
                 }
             };
             exchange.departures.give_up(&mut self.events);
+            let instance = exchange.instance;
             let clock = BatchClock::read();
             let stamp = incoming.receive_timestamp.and_then(|stamp| clock.plausible(stamp));
             let local = incoming.destination.unwrap_or_else(|| exchange.socket.local_address().ip());
             let Ok(packet) = Packet::parse(incoming.payload()) else { continue };
             self.events.push_back(Event::Packet(Arrival {
                 socket: SocketName::Exchange(name),
-                instance: InstanceId(0),
+                instance,
                 interface: InterfaceIndex(incoming.interface),
                 remote: incoming.source,
                 local,

@@ -24,7 +24,7 @@ pub use unasked::PASSED_OCTETS_MAX;
 use crate::auth::KeyTable;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
-use crate::control::{Action, Controller, Event, ExchangeSocket, Moment, News, StampKind};
+use crate::control::{Action, Controller, Event, ExchangeSocket, InstanceId, Moment, News, StampKind};
 use crate::datapath::interface::View;
 use crate::serve::access::AccessList;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
@@ -37,6 +37,7 @@ use departures::Departures;
 use keeper::Keeper;
 use resolver::Resolver;
 use service::{Listening, Service};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -45,6 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::{error, info, warn};
 
+use super::place::Place;
 use super::stamps::BatchClock;
 
 /// Datagrams taken from one socket before the others have their turn.
@@ -52,9 +54,21 @@ const DATAGRAMS_PER_TURN: usize = 16;
 /// Wake-ups of the controller before the descriptors are looked at again.
 const WAKE_UPS_PER_TURN: usize = 64;
 
+/// An instance's sockets, and what is known of it.
+#[derive(Debug)]
+struct Network {
+    place: Arc<Place>,
+    service: Service,
+    /// Of what was sent from port 123.
+    departures: Departures,
+    /// Addresses of ours: what comes from them was our own broadcast.
+    own: BTreeSet<IpAddr>,
+}
+
 /// The socket of one exchange.
 #[derive(Debug)]
 struct Exchange {
+    instance: InstanceId,
     socket: TalkSocket,
     departures: Departures,
 }
@@ -64,8 +78,8 @@ struct Exchange {
 enum Polled {
     Resolver,
     Exchange(ExchangeSocket),
-    Senders,
-    Listener(Listening),
+    Senders(InstanceId),
+    Listener(InstanceId, Listening),
 }
 
 /// The shell.
@@ -77,20 +91,17 @@ pub struct Associations {
     wake_at: Option<Timestamp<Monotonic>>,
     configured: BTreeMap<SourceId, Configured>,
     exchanges: BTreeMap<ExchangeSocket, Exchange>,
-    service: Service,
-    /// Of what was sent from port 123.
-    departures: Departures,
+    /// In the order of the instances' numbers.
+    networks: Vec<Network>,
     /// Started when the first name is to be looked up.
     resolver: Option<Resolver>,
     /// Names that could not be resolved, and why.
     unresolved: BTreeMap<SourceId, String>,
     /// To whom nothing can be sent, and why.
-    unreachable: BTreeMap<SocketAddr, String>,
+    unreachable: BTreeMap<(InstanceId, SocketAddr), String>,
     keeper: Keeper,
     keys: Arc<KeyTable>,
     access: Arc<AccessList>,
-    /// Addresses of ours: what comes from them was our own broadcast.
-    own: BTreeSet<IpAddr>,
     port: u16,
     snapshot: Arc<SnapshotCell>,
     polled: Vec<Polled>,
@@ -103,6 +114,7 @@ impl Associations {
     /// The kernel has no random numbers.
     pub fn new(
         config: &Config,
+        places: Vec<Arc<Place>>,
         precision: Log2Seconds,
         keys: Arc<KeyTable>,
         access: Arc<AccessList>,
@@ -123,27 +135,31 @@ impl Associations {
             wake_at: None,
             configured: BTreeMap::new(),
             exchanges: BTreeMap::new(),
-            service: Service::new(config.port),
-            departures: Departures::default(),
+            networks: places.into_iter().map(|place| Network::new(place, config.port)).collect(),
             resolver: None,
             unresolved: BTreeMap::new(),
             unreachable: BTreeMap::new(),
             keeper,
             keys,
             access,
-            own: BTreeSet::new(),
             port: config.port,
             snapshot,
             polled: Vec::new(),
         })
     }
 
-    /// Follows the machine's interfaces: what is listened at, and which sources there can be.
-    pub fn follow(&mut self, config: &Config, view: &View) {
-        self.own =
-            view.interfaces().flat_map(|one| view.addresses(one.ifindex)).map(|one| one.address).collect();
-        self.service.sync(config, view);
-        for (number, wanted) in (1..).zip(configured::sources(config, view)) {
+    /// Follows the machine's interfaces: what is listened at, and which sources there can be. `views`: those of each
+    /// instance, in the order of their numbers.
+    pub fn follow(&mut self, config: &Config, views: &[Cow<'_, View>]) {
+        for (network, view) in self.networks.iter_mut().zip(views) {
+            network.own = view
+                .interfaces()
+                .flat_map(|one| view.addresses(one.ifindex))
+                .map(|one| one.address)
+                .collect();
+            network.service.sync(config, view);
+        }
+        for (number, wanted) in (1..).zip(configured::sources(config, views)) {
             let source = SourceId(number);
             let before = self.configured.insert(source, wanted.clone());
             let before = before.map(|before| before.configuration);
@@ -153,7 +169,8 @@ impl Associations {
             match wanted.configuration {
                 Ok(configuration) => self.events.push_back(Event::AddSource { source, configuration }),
                 Err(reason) => {
-                    warn!(source = wanted.name, mode = wanted.mode, reason, "left out for now");
+                    let instance = self.label(wanted.instance);
+                    warn!(instance, source = wanted.name, mode = wanted.mode, reason, "left out for now");
                     if matches!(before, Some(Ok(SourceConfiguration { .. }))) {
                         self.events.push_back(Event::RemoveSource(source));
                     }
@@ -199,11 +216,13 @@ impl Associations {
         for (name, exchange) in &self.exchanges {
             add(Polled::Exchange(*name), exchange.socket.as_fd().as_raw_fd());
         }
-        for sender in self.service.senders() {
-            add(Polled::Senders, sender.as_fd().as_raw_fd());
-        }
-        for (place, socket) in self.service.listeners() {
-            add(Polled::Listener(place), socket.as_fd().as_raw_fd());
+        for Network { place, service, .. } in &self.networks {
+            for sender in service.senders() {
+                add(Polled::Senders(place.id), sender.as_fd().as_raw_fd());
+            }
+            for (listening, socket) in service.listeners() {
+                add(Polled::Listener(place.id, listening), socket.as_fd().as_raw_fd());
+            }
         }
     }
 
@@ -216,12 +235,14 @@ impl Associations {
             match polled {
                 Polled::Resolver => self.take_answers(),
                 Polled::Exchange(name) => self.hear(name),
-                Polled::Senders => self.collect_departures(),
-                Polled::Listener(place) => self.listen(place),
+                Polled::Senders(instance) => self.collect_departures(instance),
+                Polled::Listener(instance, place) => self.listen(instance, place),
             }
         }
         let now = clock::monotonic();
-        self.departures.give_up_due(now, &mut self.events);
+        for network in &mut self.networks {
+            network.departures.give_up_due(now, &mut self.events);
+        }
         for exchange in self.exchanges.values_mut() {
             exchange.departures.give_up_due(now, &mut self.events);
         }
@@ -238,7 +259,8 @@ impl Associations {
 
     fn wait(&self) -> Option<Duration> {
         let departures = self.exchanges.values().map(|exchange| &exchange.departures);
-        let departures = departures.chain([&self.departures]).filter_map(Departures::next);
+        let of_networks = self.networks.iter().map(|network| &network.departures);
+        let departures = departures.chain(of_networks).filter_map(Departures::next);
         let next = departures.chain(self.wake_at).min()?;
         let left = next.nanoseconds_since(clock::monotonic()).max(0);
         Some(Duration::from_nanos(left.cast_unsigned()))
@@ -258,15 +280,27 @@ impl Associations {
         }
     }
 
+    /// An instance's name, where there are several.
+    fn label(&self, instance: InstanceId) -> Option<&str> {
+        self.networks.get(usize::from(instance.0))?.place.label()
+    }
+
+    fn connect(&self, instance: InstanceId, remote: SocketAddr) -> io::Result<TalkSocket> {
+        // The controller knows of no instance but those that the configuration and we have told it.
+        let network = self.networks.get(usize::from(instance.0)).ok_or(io::ErrorKind::NotFound)?;
+        let place = &network.place;
+        place.inside(|| TalkSocket::connected(remote, place.device()))?
+    }
+
     fn act(&mut self, action: Action) {
         match action {
-            Action::OpenSocket { socket, remote, .. } => match TalkSocket::connected(remote) {
+            Action::OpenSocket { socket, instance, remote } => match self.connect(instance, remote) {
                 Ok(opened) => {
-                    let exchange = Exchange { socket: opened, departures: Departures::default() };
+                    let exchange = Exchange { instance, socket: opened, departures: Departures::default() };
                     self.exchanges.insert(socket, exchange);
                 }
                 // The transmission that follows fails for want of it.
-                Err(error) => self.note_reachability(remote, Some(&error)),
+                Err(error) => self.note_reachability(instance, remote, Some(&error)),
             },
             Action::CloseSocket(socket) => {
                 if let Some(mut exchange) = self.exchanges.remove(&socket) {
@@ -284,8 +318,17 @@ impl Associations {
             Action::SetFrequency(frequency) => self.keeper.set_frequency(frequency),
             Action::Publish(snapshot) => self.snapshot.publish(&snapshot),
             Action::Resolve { source, name, .. } => self.resolve(source, &name),
-            Action::Report { news, .. } => log(&news),
+            Action::Report { instance, news, .. } => {
+                log(instance.and_then(|instance| self.label(instance)), &news);
+            }
         }
+    }
+}
+
+impl Network {
+    fn new(place: Arc<Place>, port: u16) -> Self {
+        let service = Service::new(Arc::clone(&place), port);
+        Self { place, service, departures: Departures::default(), own: BTreeSet::new() }
     }
 }
 
@@ -294,14 +337,14 @@ fn moment() -> Moment {
 }
 
 /// One line for each change.
-fn log(news: &News) {
+fn log(instance: Option<&str>, news: &News) {
     match news {
         // Said by name, and once, where the answer came in.
         News::NotResolved => {}
-        News::Panic(_) => error!("{news}"),
+        News::Panic(_) => error!(instance, "{news}"),
         News::TableFull | News::AlreadySource { .. } | News::SystemPeer(None) | News::Stepped(_) => {
-            warn!("{news}")
+            warn!(instance, "{news}")
         }
-        _ => info!("{news}"),
+        _ => info!(instance, "{news}"),
     }
 }

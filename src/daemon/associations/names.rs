@@ -24,17 +24,19 @@ impl Associations {
     pub(super) fn take_answers(&mut self) {
         let answers = self.resolver.as_ref().map(Resolver::answers).unwrap_or_default();
         for Answer { source, addresses } in answers {
-            let name = self.configured.get(&source).map_or("", |configured| configured.name.as_str());
+            let configured = self.configured.get(&source);
+            let name = configured.map_or("", |configured| configured.name.as_str());
+            let instance = configured.and_then(|configured| self.label(configured.instance));
             match &addresses {
                 Ok(found) => {
-                    debug!(name, ?found, "resolved");
+                    debug!(instance, name, ?found, "resolved");
                     if self.unresolved.remove(&source).is_some() {
-                        info!(name, "can be resolved again");
+                        info!(instance, name, "can be resolved again");
                     }
                 }
                 Err(reason) => {
                     if self.unresolved.insert(source, reason.clone()).as_ref() != Some(reason) {
-                        warn!(name, reason, "cannot be resolved; it is tried again");
+                        warn!(instance, name, reason, "cannot be resolved; it is tried again");
                     }
                 }
             }

@@ -8,23 +8,21 @@ use crate::daemon::counters::WorkerCounters;
 use crate::daemon::crew::Crew;
 use crate::daemon::error::{ServeError, system};
 use crate::daemon::exchange::Answering;
-use crate::daemon::links::{Common, Links};
-use crate::daemon::news::News;
+use crate::daemon::instance::{Instance, Watched};
+use crate::daemon::links::Common;
+use crate::daemon::place::Place;
 #[cfg(feature = "metrics")]
 use crate::daemon::prometheus::{self, Exporter};
 use crate::daemon::setup::{
-    access_list, check_interfaces, cores, dropped_prefixes, load_keys, policy, prefix_lengths, reference,
-    worker_count,
+    access_list, cores, dropped_prefixes, load_keys, policy, prefix_lengths, reference, worker_count,
 };
 use crate::daemon::worker::{ToControl, Worker};
-use crate::datapath::interface::InterfaceWatch;
-use crate::datapath::udp::UdpGroup;
+use crate::datapath::udp::UdpPort;
 use crate::serve::Responder;
 use crate::serve::clients::ClientStatistics;
 use crate::serve::limit::Lottery;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
 use crate::sys::process::{self, Waker};
-use crate::sys::socket::UdpOptions;
 use crate::sys::{clock, memory};
 use crossbeam::channel::bounded;
 use std::collections::BTreeMap;
@@ -36,21 +34,15 @@ use std::time::Instant;
 use tracing::info;
 use tracing::{error, warn};
 
-/// Kernel memory for datagrams waiting at one socket: about 2,000 requests, 20 ms at 100,000 a second.
-const RECEIVE_BUFFER: usize = 4 << 20;
-
 impl Server {
     pub(super) fn start(config: &Config) -> Result<Self, ServeError> {
         let control_socket = open_control_socket(config)?;
         #[cfg(feature = "metrics")]
         let metrics = listen_for_scrapes(config)?;
-        let watch = InterfaceWatch::open().map_err(system("listing interfaces"))?;
-        if let Some(reason) = watch.limitation() {
-            warn!(%reason, "netlink is refused: changes of interfaces and addresses will not be seen");
-        }
-        check_interfaces(config, watch.view())?;
+        let watched = Place::open_all(config)?.into_iter().map(|place| Watched::open(place, config));
+        let watched = watched.collect::<Result<Vec<_>, _>>()?;
         let cores = cores(config)?;
-        let workers = worker_count(config, watch.view(), cores.len());
+        let workers = worker_count(config, &watched, cores.len());
         if workers > cores.len() {
             warn!(workers, cpus = cores.len(), "more workers than CPUs: the last ones are not pinned");
         }
@@ -64,6 +56,7 @@ impl Server {
         let access = Arc::new(access_list(config)?);
         let associations = Associations::new(
             config,
+            watched.iter().map(|watched| Arc::clone(&watched.place)).collect(),
             precision,
             Arc::clone(&keys.all),
             Arc::clone(&access),
@@ -76,8 +69,15 @@ impl Server {
         let limiters = [policy.limiter.clone(), policy.kiss_limiter.clone()];
         let limiters_huge_bytes =
             limiters.iter().flatten().map(|limiter| memory::collapse(limiter.table())).sum();
-        let options = UdpOptions { device: None, receive_buffer: Some(RECEIVE_BUFFER) };
-        let (group, ports) = UdpGroup::new(config.port, workers.max(1), options);
+        let common =
+            Common { datapath: config.datapath, port: config.port, busy_poll: config.busy_poll, dropped };
+        let mut ports: Vec<Vec<UdpPort>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
+        let instances = watched.into_iter().map(|watched| {
+            let (instance, own) = Instance::new(watched, config, common.clone(), workers);
+            ports.iter_mut().zip(own).for_each(|(of_worker, port)| of_worker.push(port));
+            instance
+        });
+        let instances = instances.collect();
         let (to_control, notices) = bounded(NOTICES_MAX);
         let noticed = Arc::new(Waker::new().map_err(system("waker"))?);
         let to_control = ToControl::new(to_control, Arc::clone(&noticed));
@@ -108,8 +108,6 @@ impl Server {
                     .map_err(system("starting workers"))?
             }
         };
-        let common =
-            Common { datapath: config.datapath, port: config.port, busy_poll: config.busy_poll, dropped };
         let mut server = Self {
             config: config.clone(),
             started: Instant::now(),
@@ -118,10 +116,7 @@ impl Server {
             reference,
             snapshot,
             trouble: None,
-            watch,
-            links: Links::new(&config.interfaces, common),
-            group,
-            failed_sockets: BTreeMap::new(),
+            instances,
             crew,
             statistics,
             limiters,
@@ -129,7 +124,6 @@ impl Server {
             control_socket,
             #[cfg(feature = "metrics")]
             exporter: None,
-            socket_news: News::default(),
             notices,
             noticed,
             unsolicited: BTreeMap::new(),

@@ -5,6 +5,7 @@
 
 use super::Queue;
 use crate::auth::KeyTable;
+use crate::control::InstanceId;
 use crate::daemon::associations::PASSED_OCTETS_MAX;
 use crate::daemon::report::{QueueReport, WorkerReport};
 use crate::sys::process::Waker;
@@ -21,6 +22,8 @@ pub enum Command {
     AddQueue(Box<Queue>),
     /// Give the queues of this interface up.
     RemoveQueues {
+        /// The interface's instance.
+        instance: InstanceId,
         /// The interface.
         ifindex: u32,
     },
@@ -49,6 +52,8 @@ pub enum Notice {
     Packet(Passed),
     /// The sockets of this interface's queues are bound to nothing any more.
     QueueGone {
+        /// The interface's instance.
+        instance: InstanceId,
         /// The interface.
         ifindex: u32,
     },
@@ -82,6 +87,8 @@ impl ToControl {
 /// A packet of another mode than 3.
 #[derive(Clone, Copy, Debug)]
 pub struct Passed {
+    /// In which instance it came.
+    pub instance: InstanceId,
     /// Who sent it.
     pub source: SocketAddr,
     /// To which of our addresses.

@@ -2,6 +2,7 @@
 
 use super::{RETRY, ROUNDS_PER_TURN};
 use crate::daemon::exchange::{Answering, Exchange, TransmitErrors};
+use crate::daemon::place::Place;
 use crate::daemon::report::QueueReport;
 use crate::datapath::af_xdp::{Link, Port};
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 /// One AF_XDP queue in a worker's hands.
 #[derive(Debug)]
 pub struct Queue {
+    pub(super) place: Arc<Place>,
     interface: Arc<str>,
     pub(super) ifindex: u32,
     number: u32,
@@ -25,13 +27,21 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Queue `number` of an interface; `measure` asks for a transmit stamp with every reply.
+    /// Queue `number` of an interface in an instance; `measure` asks for a transmit stamp with every reply.
     #[must_use]
-    pub fn new(interface: Arc<str>, ifindex: u32, number: u32, port: Port, measure: bool) -> Self {
+    pub fn new(
+        place: Arc<Place>,
+        interface: Arc<str>,
+        ifindex: u32,
+        number: u32,
+        port: Port,
+        measure: bool,
+    ) -> Self {
         let measure = measure && port.facts().tx_metadata;
         let frames = port.conservation().total as usize;
         let transmit_errors = measure.then(|| TransmitErrors::new(frames));
         Self {
+            place,
             interface,
             ifindex,
             number,
@@ -55,6 +65,7 @@ impl Queue {
 
     /// One round. More may wait if this says so.
     pub(super) fn turn(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
+        answering.responder.set_instance(self.place.id);
         let round = exchange.round(&mut self.port, answering, self.transmit_errors.as_mut());
         self.note_link(round.link);
         // What came meanwhile costs a look to see, and a system call to wait for.
@@ -63,7 +74,7 @@ impl Queue {
 
     pub(super) fn note_link(&mut self, link: Link) {
         if link != self.link {
-            info!(interface = %self.interface, queue = self.number, ?link, "link changed");
+            info!(instance = self.place.label(), interface = %self.interface, queue = self.number, ?link, "link changed");
             self.link = link;
         }
     }
@@ -81,9 +92,22 @@ impl Queue {
         let (balance, counters) = (self.port.audit(), self.port.counters());
         let (interface, queue) = (&*self.interface, self.number);
         if balance.is_balanced() && balance.in_hand == 0 && counters.foreign == 0 {
-            info!(interface, queue, frames = balance.total, "queue closed, every frame accounted for");
+            info!(
+                instance = self.place.label(),
+                interface,
+                queue,
+                frames = balance.total,
+                "queue closed, every frame accounted for"
+            );
         } else {
-            warn!(interface, queue, ?balance, foreign = counters.foreign, "queue closed with frames astray");
+            warn!(
+                instance = self.place.label(),
+                interface,
+                queue,
+                ?balance,
+                foreign = counters.foreign,
+                "queue closed with frames astray"
+            );
         }
     }
 
@@ -93,7 +117,7 @@ impl Queue {
             && self.port.counters().rx_packets > 0
             && let Some(reason) = self.not_driving()
         {
-            info!(interface = %self.interface, queue = self.number, reason, "done without");
+            info!(instance = self.place.label(), interface = %self.interface, queue = self.number, reason, "done without");
             self.spinning_told = true;
         }
     }
@@ -117,6 +141,7 @@ impl Queue {
         };
         QueueReport {
             interface: self.interface.to_string(),
+            instance: self.place.name.to_string(),
             queue: self.number,
             worker,
             zero_copy: facts.zero_copy,

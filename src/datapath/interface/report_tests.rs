@@ -21,6 +21,7 @@ fn igc() -> InterfaceFacts {
             rx_queues: Some(8),
             tx_queues: Some(8),
             vlan: None,
+            master: None,
             arrival: 1,
         },
         addresses: Vec::new(),
