@@ -92,6 +92,10 @@ fn every_key_is_read() {
             stratum: 1,
             reference_id: ReferenceId::Name(*b"GPS\0"),
         }),
+        configured_instances: vec![
+            Instance { netns: Some("/proc/1/ns/net".into()), ..Instance::default() },
+            Instance { name: "blue".into(), vrf: Some("vrf-blue".into()), ..Instance::default() },
+        ],
         interfaces: vec![
             Interface {
                 name: "eth0".into(),
@@ -106,7 +110,7 @@ fn every_key_is_read() {
                 hugepages: true,
                 tx_timestamps: true,
             },
-            Interface::new("eth1"),
+            Interface { instance: "blue".into(), ..Interface::new("eth1") },
         ],
         access: Access {
             default: Policy::Restrict,
@@ -700,7 +704,8 @@ fn any_config() -> impl Strategy<Value = Config> {
     (scalars, cores, tables).prop_map(|(scalars, cores, tables)| {
         let (port, datapath, workers, [busy_poll, clock_control, kod], priority, log, socket) = scalars;
         let realtime_priority = priority.filter(|_| !busy_poll && workers != Workers::Count(0));
-        let (reference, mut interfaces, access, rate_limit, clients, metrics, keys, sources, instances) = tables;
+        let (reference, mut interfaces, access, rate_limit, clients, metrics, keys, sources, instances) =
+            tables;
         let has_keys = keys.file.is_some();
         for (number, interface) in interfaces.iter_mut().enumerate() {
             interface.name = format!("eth{number}");
@@ -928,8 +933,8 @@ fn instances_are_refused_by_name_and_range() {
         ),
         (
             "[[instance]]\nname = \"red\"\n[[instance]]\nname = \"blue\"\n".to_owned(),
-            "timeball.toml:4: instance.name = \"blue\": must be given once, but is instance.name at timeball.toml:2 \
-             already",
+            "timeball.toml:4: instance.name = \"blue\": must be an instance with netns or vrf: \"red\" is where the \
+             daemon was started already",
         ),
         (
             format!("{red}[[server]]\naddress = \"10.99.0.1\"\ninstance = \"blue\"\n"),
@@ -956,5 +961,8 @@ fn instances_are_refused_by_name_and_range() {
         assert_eq!(parse(&text), Err(expected.to_owned()), "{text}");
     }
     let error = parse_with(red, &flags(&["eth1"])).expect_err("the flag cannot say where");
-    assert_eq!(error, "--interface: interface.instance is missing, must be the name of an [[instance]]: \"red\"");
+    assert_eq!(
+        error,
+        "--interface: interface.instance is missing, must be the name of an [[instance]]: \"red\""
+    );
 }

@@ -86,6 +86,7 @@ impl Reference {
             stratum: self.stratum,
             reference_id: self.reference_id,
             reference_instance: None,
+            reference_id_elsewhere: ReferenceId::NOBODY,
             precision,
             root_delay: NtpDuration::ZERO,
             root_dispersion,

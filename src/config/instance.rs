@@ -86,8 +86,13 @@ pub(super) fn instances(top: &mut Section<'_>) -> Vec<Instance> {
     top.report_repeats(namespaces);
     let devices = read.iter().filter_map(|one| Some((one.instance.vrf.as_ref()?, one.vrf.as_ref()?)));
     top.report_repeats(devices);
-    let is_here = |one: &&Read| one.instance.netns.is_none() && one.instance.vrf.is_none();
-    top.report_repeats(read.iter().filter(is_here).filter_map(|one| Some(((), one.name.as_ref()?))));
+    let mut here = read.iter().filter(|one| one.instance.netns.is_none() && one.instance.vrf.is_none());
+    if let (Some(first), Some(setting)) = (here.next(), here.next().and_then(|second| second.name.clone())) {
+        let name = &first.instance.name;
+        let allowed =
+            format!("an instance with netns or vrf: {name:?} is where the daemon was started already");
+        top.report.invalid(setting, allowed);
+    }
     if let Some(setting) = read.get(INSTANCES_MAX).and_then(|one| one.name.clone()) {
         top.report.invalid(setting, format!("one of at most {INSTANCES_MAX} instances"));
     }

@@ -49,7 +49,6 @@ pub struct Common {
 /// All configured interfaces of one instance.
 #[derive(Debug)]
 pub struct Links {
-    place: Arc<Place>,
     common: Common,
     links: Vec<Link>,
     /// For spreading queues over the workers.
@@ -118,7 +117,7 @@ impl Links {
             .collect();
         // Instances with one queue each do not all go to the first worker.
         let next_worker = place.id.0.into();
-        Self { place, common, links, next_worker }
+        Self { common, links, next_worker }
     }
 
     /// Makes what is served follow the view, of which `ours` is the instance's part: addresses are served that are in it,

@@ -29,6 +29,8 @@ pub struct SystemSnapshot {
     pub reference_id: ReferenceId,
     /// In which instance that stands for an address; `None`: it stands for none, and means the same everywhere.
     pub reference_instance: Option<InstanceId>,
+    /// What those in other instances are told instead.
+    pub reference_id_elsewhere: ReferenceId,
     /// Precision of our clock.
     pub precision: Log2Seconds,
     /// Delay to the primary source, >= 0.
@@ -51,6 +53,7 @@ impl SystemSnapshot {
             stratum: 0,
             reference_id: ReferenceId([0; 4]),
             reference_instance: None,
+            reference_id_elsewhere: ReferenceId::NOBODY,
             precision,
             root_delay: NtpDuration::ZERO,
             root_dispersion: NtpDuration::from_seconds(16),
@@ -60,12 +63,12 @@ impl SystemSnapshot {
     }
 
     /// What those in an instance are told that we are synchronised to. An address of another instance means another host
-    /// to them, perhaps themselves, and they would turn away from us as from a loop: they are told one that nobody has.
+    /// to them, perhaps themselves, and they would turn away from us as from a loop: they are told one that is nobody's.
     #[must_use]
     #[inline]
     pub fn reference_id_in(&self, instance: InstanceId) -> ReferenceId {
         match self.reference_instance {
-            Some(other) if other != instance => ReferenceId::NOBODY,
+            Some(other) if other != instance => self.reference_id_elsewhere,
             _ => self.reference_id,
         }
     }

@@ -74,6 +74,11 @@ impl Vpns {
         format!("{}-home", self.name)
     }
 
+    /// The file that stands for it.
+    pub fn home_file(&self) -> PathBuf {
+        PathBuf::from(format!("/run/netns/{}", self.home()))
+    }
+
     /// The namespace of a host: `a`, `b`, `pe` or `pe2`.
     pub fn host(&self, vpn: &str, host: &str) -> String {
         format!("{}-{vpn}-{host}", self.name)

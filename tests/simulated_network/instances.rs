@@ -1,19 +1,22 @@
 //! One daemon in two networks that use the same addresses.
 
+use crate::following::{add_daemon, add_source};
 use crate::network::{Datagram, HOP_LIMIT};
 use crate::scenario::{CLIENT, CLIENT_ADDRESS, Scenario, server_address};
 use crate::server::Server;
 use crate::world::World;
 use std::net::{IpAddr, SocketAddr};
-use timeball::control::InstanceId;
-use timeball::control::source::SourceConfiguration;
+use timeball::control::reference::reference_id_elsewhere;
+use timeball::control::source::{SourceConfiguration, SourceKind, Volley};
 use timeball::control::state::SourceState;
+use timeball::control::{Event, InstanceId};
+use timeball::snapshot::SystemSnapshot;
+use timeball::time::Log2Seconds;
 use timeball::wire::{Header, Leap, Mode, ReferenceId, Version};
 use zerocopy::{FromBytes, IntoBytes};
 
 const RED: InstanceId = InstanceId(0);
 const BLUE: InstanceId = InstanceId(1);
-const NOBODY: ReferenceId = ReferenceId([127, 127, 1, 1]);
 
 /// A client with these servers, each of a network, an address and a lie.
 fn world(servers: &[(InstanceId, IpAddr, f64)]) -> World {
@@ -111,6 +114,33 @@ fn the_address_of_whom_we_follow_is_told_in_its_own_instance_only() {
         world.run(300.0);
         let IpAddr::V4(id) = address else { panic!("{address}") };
         assert_eq!(told(&mut world, network), ReferenceId(id.octets()));
-        assert_eq!(told(&mut world, other), NOBODY);
+        assert_eq!(told(&mut world, other), reference_id_elsewhere(address, CLIENT_ADDRESS));
     }
+}
+
+/// Two routers that are peers in both networks. In either, one that follows the other is recognised, whichever way it came
+/// by the time; else they would lift each other up to stratum 16 and begin anew.
+#[test]
+fn peers_in_two_instances_make_no_loop() {
+    let scenario = Scenario { servers: vec![], poll: (4, 6), ..Scenario::default() };
+    let (mut world, address) = (scenario.hosts(), server_address(50));
+    let other = add_daemon(&mut world, &scenario, address, &[]);
+    for (number, instance) in [(1, RED), (2, BLUE)] {
+        for (host, remote) in [(CLIENT, address), (other, CLIENT_ADDRESS)] {
+            let kind = SourceKind::Peer(Volley::On);
+            let configuration = SourceConfiguration { kind, instance, ..scenario.source(remote) };
+            add_source(&mut world, host, number, configuration);
+        }
+    }
+    let local =
+        SystemSnapshot { leap: Leap::None, stratum: 4, ..SystemSnapshot::unsynchronised(Log2Seconds(-20)) };
+    world.tell(CLIENT, Event::Reference(local));
+    world.run(600.0);
+    for _ in 0..600 {
+        world.run(10.0);
+        assert_eq!(world.daemon(CLIENT).snapshot.stratum, 4, "who has the time follows nobody");
+        assert_eq!(world.daemon(other).snapshot.stratum, 5);
+    }
+    let names = name_states(&mut world);
+    assert_eq!(names, ["follows-us", "follows-us"]);
 }

@@ -119,7 +119,7 @@ impl Controller {
         // Those that are wrong or cannot be used before those that are merely less good, and then by distance.
         let merit = |association: &&Association| {
             let is_right = association.state >= SourceState::WaitingForSources { agreeing: 0, minimum: 0 };
-            let distance = association.candidate(now, slewed, None).root_distance(now);
+            let distance = association.candidate(now, slewed, None, &[]).root_distance(now);
             (is_right, Reverse(distance.unwrap_or(NtpDuration::MAX)), Reverse(association.id))
         };
         let unused = self.found(source).filter(|association| !association.state.is_used());

@@ -7,13 +7,14 @@ use super::super::event::{AssociationId, InstanceId};
 use super::super::news::News;
 use super::super::packet_checks::{DISPERSION_MAX, STRATUM_UNSYNCHRONISED};
 use super::super::poll::SystemPoll;
-use super::super::reference::reference_id;
+use super::super::reference::{reference_id, reference_id_elsewhere};
 use super::super::select::{self, Candidate, MIN_DISPERSION, Selection, select};
 use super::super::source::PollOptions;
 use super::super::state::{self, SourceState};
 use super::{Controller, ControllerOptions, SourceEntry};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Ppm, Timestamp};
+use crate::wire::ReferenceId;
 use std::net::SocketAddr;
 
 /// After a step, and at the start, associations are polled anew, spread over this time.
@@ -108,18 +109,38 @@ impl Controller {
         let now = self.now.monotonic;
         let slewed = self.discipline.slewed(now);
         let peer = self.system.peer.and_then(|id| self.associations.get(&id));
+        let followers = self.followers();
         let candidate = |association: &super::Association| {
             // The address of a server in another instance is another host's here.
             let other =
                 peer.filter(|peer| peer.id != association.id && peer.instance == association.instance);
             let other = other.map(|peer| peer.remote.ip());
-            association.candidate(now, slewed, other)
+            let elsewhere: Vec<_> = followers
+                .iter()
+                .filter(|(instance, _)| *instance != association.instance)
+                .map(|(_, id)| *id)
+                .collect();
+            association.candidate(now, slewed, other, &elsewhere)
         };
         self.associations
             .values()
             .filter(|association| association.role.gives_time())
             .map(candidate)
             .collect()
+    }
+
+    /// What each of our sources would tell in other instances if it followed us in its own. None where there is one instance.
+    fn followers(&self) -> Vec<(InstanceId, ReferenceId)> {
+        let mut associations = self.associations.values();
+        let first = associations.next().map(|association| association.instance);
+        if associations.all(|association| Some(association.instance) == first) {
+            return Vec::new();
+        }
+        let id = |association: &super::Association| {
+            let local = association.local?;
+            Some((association.instance, reference_id_elsewhere(local, association.remote.ip())))
+        };
+        self.associations.values().filter_map(id).collect()
     }
 
     fn set_state(&mut self, id: AssociationId, state: SourceState) {
@@ -171,6 +192,9 @@ impl Controller {
             stratum: candidate.stratum.saturating_add(1),
             reference_id: reference_id(association.remote.ip()),
             reference_instance: Some(association.instance),
+            reference_id_elsewhere: association
+                .local
+                .map_or(ReferenceId::NOBODY, |local| reference_id_elsewhere(association.remote.ip(), local)),
             precision: self.options.precision,
             root_delay: candidate.root_delay.to_duration() + estimate.delay,
             root_dispersion: candidate.root_dispersion.to_duration() + increment,

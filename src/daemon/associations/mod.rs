@@ -282,7 +282,7 @@ impl Associations {
 
     /// An instance's name, where there are several.
     fn label(&self, instance: InstanceId) -> Option<&str> {
-        self.networks.get(usize::from(instance.0))?.place.label()
+        label(&self.networks, instance)
     }
 
     fn connect(&self, instance: InstanceId, remote: SocketAddr) -> io::Result<TalkSocket> {
@@ -323,6 +323,10 @@ impl Associations {
             }
         }
     }
+}
+
+fn label(networks: &[Network], instance: InstanceId) -> Option<&str> {
+    networks.get(usize::from(instance.0))?.place.label()
 }
 
 impl Network {

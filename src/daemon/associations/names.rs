@@ -1,7 +1,7 @@
 //! The names of sources: asked for when the controller wants to know, told when the resolver has found out.
 
-use super::Associations;
 use super::resolver::{Answer, Resolver};
+use super::{Associations, label};
 use crate::control::Event;
 use crate::control::source::SourceId;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl Associations {
         for Answer { source, addresses } in answers {
             let configured = self.configured.get(&source);
             let name = configured.map_or("", |configured| configured.name.as_str());
-            let instance = configured.and_then(|configured| self.label(configured.instance));
+            let instance = configured.and_then(|configured| label(&self.networks, configured.instance));
             match &addresses {
                 Ok(found) => {
                     debug!(instance, name, ?found, "resolved");

@@ -193,7 +193,7 @@ impl Associations {
     fn row(&self, name: &str, mode: &str, association: &Association) -> SourceReport {
         let now = clock::monotonic();
         let estimate = association.filter.estimate(now);
-        let candidate = association.candidate(now, NtpDuration::ZERO, None);
+        let candidate = association.candidate(now, NtpDuration::ZERO, None, &[]);
         let peer = association.peer.as_ref();
         let last = association.last_sample.as_ref();
         let gives_time = association.role.gives_time();
