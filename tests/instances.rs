@@ -250,7 +250,7 @@ fn the_same_address_in_two_instances_has_two_limits() {
     let pe = vpns.start_pe("pe", &["--local-stratum", "4"], &format!("{AF_XDP}{limit}"));
     let ask = |vpn| vpns.query(vpn, "a", PE).is_some();
     assert_eq!(["red", "red", "blue", "blue"].map(ask), [true, false, true, false]);
-    assert!(pe.refusals("af_xdp", "rate_limited") >= 2);
+    assert!(pe.refusals("af_xdp", "rate-limited") >= 2);
 }
 
 /// Interfaces and addresses that come and go in one instance are followed there.

@@ -11,7 +11,7 @@ use timeball::control::source::{SourceConfiguration, SourceKind, Volley};
 use timeball::control::state::SourceState;
 use timeball::control::{Event, InstanceId};
 use timeball::snapshot::SystemSnapshot;
-use timeball::time::Log2Seconds;
+use timeball::time::{Log2Seconds, NtpDuration};
 use timeball::wire::{Header, Leap, Mode, ReferenceId, Version};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -132,8 +132,12 @@ fn peers_in_two_instances_make_no_loop() {
             add_source(&mut world, host, number, configuration);
         }
     }
-    let local =
-        SystemSnapshot { leap: Leap::None, stratum: 4, ..SystemSnapshot::unsynchronised(Log2Seconds(-20)) };
+    let local = SystemSnapshot {
+        leap: Leap::None,
+        stratum: 4,
+        root_dispersion: NtpDuration::ZERO,
+        ..SystemSnapshot::unsynchronised(Log2Seconds(-20))
+    };
     world.tell(CLIENT, Event::Reference(local));
     world.run(600.0);
     for _ in 0..600 {
