@@ -10,6 +10,7 @@ use common::vpn::{CE_A, CE_B, PE, PE_TO_NEIGHBOUR, VPNS, Vpns, follows_in, rows}
 use common::{Daemon, can_have_labs, eventually, peer, run, run_well, skip};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
 /// Both interfaces towards customers, through AF_XDP, in both instances.
 const AF_XDP: &str = "datapath = \"af-xdp\"\nworkers = 1\n
@@ -285,6 +286,23 @@ fn an_instance_follows_its_own_interfaces() {
     }
     eventually("red is served again", || vpns.query("red", "a", PE).map(drop));
     eventually("and through AF_XDP", || vpns.has_xdp_program("red", "cea").then_some(()));
+}
+
+/// The daemon keeps a namespace alive that it serves, and says that it is not the one of that name any more.
+#[test]
+fn a_namespace_without_its_name_is_told() {
+    if !can_have_labs() {
+        return;
+    }
+    let vpns = Vpns::new();
+    let pe = vpns.start_pe("pe", &["--local-stratum", "4"], AF_XDP);
+    let name = vpns.host("red", "pe");
+    run_well(Command::new("ip").args(["netns", "del", &name]));
+    eventually("it is told", || pe.log().contains("its network namespace was deleted").then_some(()));
+    run_well(Command::new("ip").args(["netns", "add", &name]));
+    assert!(vpns.query("red", "a", PE).is_some(), "the old one is still served");
+    assert!(vpns.query("blue", "a", PE).is_some());
+    assert_eq!(pe.log().matches("its network namespace was deleted").count(), 1);
 }
 
 #[test]

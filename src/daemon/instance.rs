@@ -71,6 +71,8 @@ pub(super) struct Instance {
     socket_news: News,
     /// Why its network cannot be entered any more, so that it is logged once.
     shut: Option<String>,
+    /// The log says that its network namespace has lost its name.
+    nameless_told: bool,
 }
 
 impl Instance {
@@ -88,6 +90,7 @@ impl Instance {
             failed_sockets: BTreeMap::new(),
             socket_news: News::default(),
             shut: None,
+            nameless_told: false,
         };
         (instance, ports)
     }
@@ -124,6 +127,13 @@ impl Instance {
 
     /// Follows the machine. `false`: nothing has changed.
     pub fn follow(&mut self, crew: &mut Crew) -> bool {
+        if !self.place().has_its_name() && !std::mem::replace(&mut self.nameless_told, true) {
+            warn!(
+                instance = self.place().label(),
+                network = self.place().network(),
+                "its network namespace was deleted, or another one has its name: the old one is served until restart"
+            );
+        }
         match self.watched.watch.update() {
             // Nothing new, but what failed before may work by now.
             Ok(changes)

@@ -71,6 +71,15 @@ impl Place {
         }
     }
 
+    /// Is its network namespace still the one of that name? Ours lives on without a name, and with it all that we serve there.
+    #[must_use]
+    pub fn has_its_name(&self) -> bool {
+        match (&self.namespace, &self.configured.netns) {
+            (Some(namespace), Some(name)) => namespace.is_still(name),
+            _ => true,
+        }
+    }
+
     /// The device that its sockets are tied to.
     #[must_use]
     pub fn device(&self) -> Option<&str> {

@@ -70,6 +70,14 @@ impl Namespace {
         identity_of(&current()?)
     }
 
+    /// Does the name, or path, that this was opened by still stand for it?
+    #[must_use]
+    pub fn is_still(&self, name: &str) -> bool {
+        let named = std::fs::metadata(Self::path_of(name));
+        let named = named.map(|metadata| NamespaceId(metadata.dev(), metadata.ino()));
+        named.is_ok_and(|named| self.identity().is_ok_and(|own| own == named))
+    }
+
     /// Does something inside, on this thread, which is back afterwards, also after a panic.
     ///
     /// # Errors
@@ -148,7 +156,11 @@ mod tests {
         assert!(matches!(file.raw_os_error(), Some(libc::EINVAL | libc::EPERM)), "{file}");
         // Our own takes the same right as any other.
         match Namespace::open("/proc/self/ns/net") {
-            Ok(own) => assert_eq!(own.inside(|| 7).unwrap(), 7),
+            Ok(own) => {
+                assert_eq!(own.inside(|| 7).unwrap(), 7);
+                assert_eq!(own.identity().unwrap(), Namespace::own_identity().unwrap());
+                assert!(own.is_still("/proc/self/ns/net") && !own.is_still("/proc/self/status"));
+            }
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EPERM)),
         }
     }

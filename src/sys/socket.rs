@@ -241,6 +241,10 @@ mod tests {
             UdpSocket::bind(local, Sharing::Exclusive, &options)
         };
         assert!(on("lo").is_ok());
+        let to = "127.0.3.2:123".parse().unwrap();
+        assert!(TalkSocket::connected(to, Some("lo")).is_ok());
+        let absent = TalkSocket::connected(to, Some("no-such-device")).unwrap_err();
+        assert_eq!(absent.raw_os_error(), Some(libc::ENODEV));
         assert_eq!(on("no-such-device").unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 }

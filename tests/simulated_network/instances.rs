@@ -136,6 +136,7 @@ fn peers_in_two_instances_make_no_loop() {
         leap: Leap::None,
         stratum: 4,
         root_dispersion: NtpDuration::ZERO,
+        reference_timestamp: world.daemon(CLIENT).clock.read(0).to_ntp(),
         ..SystemSnapshot::unsynchronised(Log2Seconds(-20))
     };
     world.tell(CLIENT, Event::Reference(local));
