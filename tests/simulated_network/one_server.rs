@@ -11,7 +11,7 @@ use timeball::control::source::Burst;
 use timeball::control::state::SourceState;
 use timeball::snapshot::SystemSnapshot;
 use timeball::time::{Log2Seconds, NtpDuration};
-use timeball::wire::{Leap, ReferenceId};
+use timeball::wire::{Leap, ReferenceId, Version};
 
 /// Lets it settle for an hour, then measures the worst error of another.
 fn settled(scenario: &Scenario) -> f64 {
@@ -217,6 +217,23 @@ fn each_exchange_has_its_own_random_port_which_is_closed_after_it() {
         longest = longest.max(open);
     }
     assert!((5..=7).contains(&longest), "open for {longest} half seconds without an answer");
+}
+
+/// Where `version = 3` says so, and the answers are of that version, too.
+#[test]
+fn a_source_is_spoken_to_in_the_version_that_is_configured() {
+    for (version, number) in [(Version::V3, 3), (Version::V4, 4)] {
+        let scenario = Scenario { version, poll: (4, 4), ..Scenario::default() };
+        let mut world = scenario.world();
+        world.tap = Some(Vec::new());
+        world.run(300.0);
+        let sent = world.tap.take().unwrap();
+        assert!(sent.len() > 10);
+        for (_, datagram) in sent {
+            assert_eq!(datagram.payload[0] >> 3 & 7, number, "{datagram:?}");
+        }
+        assert_eq!(world.daemon(CLIENT).state(server_address(1)), Some(SourceState::Selected));
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::control::source::{
 use crate::control::{ControllerOptions, InstanceId, InterfaceIndex, KeyId};
 use crate::datapath::interface::View;
 use crate::time::{Log2Seconds, Ppm};
+use crate::wire::Version;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// A configured source, as far as the machine has what it names.
@@ -127,6 +128,7 @@ fn asked(server: &config::Server, kind: SourceKind, mode: &'static str, view: &V
 }
 
 fn many(
+        version: Version::new(server.version).unwrap_or(Version::V4),
     address: IpAddr,
     port: u16,
     mode: &'static str,
@@ -136,8 +138,16 @@ fn many(
     options: SourceOptions,
 ) -> Configured {
     let place = Place::Address(SocketAddr::new(address, port));
-    let configuration =
-        kind.map(|kind| SourceConfiguration { instance: InstanceId(0), kind, place, key, poll, options });
+    let version = Version::V4;
+    let configuration = kind.map(|kind| SourceConfiguration {
+        instance: InstanceId(0),
+        kind,
+        place,
+        key,
+        version,
+        poll,
+        options,
+    });
     Configured { name: address.to_string(), mode, configuration }
 }
 
