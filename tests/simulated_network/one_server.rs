@@ -236,6 +236,32 @@ fn a_source_is_spoken_to_in_the_version_that_is_configured() {
     }
 }
 
+/// The server's clock repeats the second as ours does, whatever is under way at that moment.
+#[test]
+fn a_leap_second_moves_nothing() {
+    for late in [0.0, 0.02, 0.05, 7.0] {
+        let way = Way { delay: 0.05, ..Way::IDEAL };
+        let mut world = Scenario { poll: (4, 4), there: way, back: way, ..Scenario::default() }.world();
+        world.run(3600.0);
+        while world.daemon(CLIENT).open_sockets() == 0 {
+            world.run(0.005);
+        }
+        world.run(late);
+        let (now, by) = (world.now, NtpDuration::from_seconds(-1));
+        world.daemon(CLIENT).clock.step(now, by);
+        world.server(1).clock.step(now, by);
+        world.tell(CLIENT, timeball::control::Event::ClockLeapt);
+        assert_eq!(world.daemon(CLIENT).state(server_address(1)), Some(SourceState::Selected));
+        assert_eq!(world.daemon(CLIENT).snapshot.stratum, 2, "what is served is as good as before");
+        for _ in 0..60 {
+            world.run(10.0);
+            let error = world.error(CLIENT) + 1.0;
+            assert!(error.abs() < 500e-6, "{late} s after a question: {error}");
+            assert_eq!(world.daemon(CLIENT).state(server_address(1)), Some(SourceState::Selected));
+        }
+    }
+}
+
 #[test]
 fn a_step_by_somebody_else_is_measured_away() {
     let mut world = Scenario { poll: (4, 6), ..Scenario::default() }.world();

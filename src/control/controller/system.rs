@@ -240,6 +240,16 @@ impl Controller {
         self.reset_all();
     }
 
+    /// Offsets are what they were, since the sources' clocks have leapt as well. But of an exchange that is under way some
+    /// timestamps are of before and some of after, so that it would be half a second off: its answer is not taken.
+    pub(super) fn on_leap_second(&mut self) {
+        for association in self.associations.values_mut() {
+            if let Some(client) = association.role.client_mut() {
+                client.forget();
+            }
+        }
+    }
+
     fn reset_all(&mut self) {
         let now = self.now.monotonic;
         let ids: Vec<AssociationId> = self.associations.keys().copied().collect();

@@ -16,10 +16,13 @@ mod sending;
 mod service;
 mod unasked;
 
-pub use report::{SourceReport, SourcesReport, SynchronisationReport};
+pub use report::{ControlReport, SourceReport, SourcesReport, SynchronisationReport};
 pub use unasked::PASSED_OCTETS_MAX;
 
+pub(super) use keeper::wants_clock;
+
 use crate::auth::KeyTable;
+use crate::clock::Change;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
 use crate::control::{
@@ -178,6 +181,8 @@ impl Associations {
 
     /// Once a second: what other programs are told of the clock, the drift file.
     pub fn tick(&mut self) {
+        // Before the keeper looks how many there have been: a leap second.
+        self.run();
         let frequency = self.controller.system().peer.is_some().then(|| self.snapshot.read());
         self.keeper.tick(frequency.as_ref(), self.controller.system().jitter);
     }
@@ -248,9 +253,16 @@ impl Associations {
 
     /// Hands in all events that wait, and does what comes of them.
     fn run(&mut self) {
-        if let Some(by) = self.keeper.foreign_step() {
-            warn!(by = %by, "somebody else stepped the clock");
-            self.events.push_front(Event::ClockStepped(by));
+        match self.keeper.change() {
+            None => {}
+            Some(Change::Step(by)) => {
+                warn!(by = %by, "somebody else stepped the clock");
+                self.events.push_front(Event::ClockStepped(by));
+            }
+            Some(Change::Leap(by)) => {
+                info!(by = %by, "leap second");
+                self.events.push_front(Event::ClockLeapt);
+            }
         }
         while let Some(event) = self.events.pop_front() {
             let actions: Vec<Action> = self.controller.handle(moment(), event).collect();
