@@ -429,6 +429,13 @@ impl Daemon {
         self.signal("CONT");
     }
 
+    /// Writes another configuration and lets the daemon read it.
+    #[track_caller]
+    pub fn reconfigure(&self, configuration: &str) {
+        fs::write(self.folder.path().join("timeball.toml"), configuration).unwrap();
+        self.signal("HUP");
+    }
+
     #[track_caller]
     fn signal(&self, name: &str) {
         run_well(Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]));

@@ -27,6 +27,13 @@ pub(super) struct Configured {
     pub configuration: Result<SourceConfiguration, String>,
 }
 
+impl Configured {
+    /// What makes it the same source, however it is used now.
+    pub fn identity(&self) -> (&'static str, String) {
+        (self.mode, self.name.clone())
+    }
+}
+
 /// What the whole controller is told. `frequency`: what the clock is known to need.
 pub(super) fn controller_options(
     config: &Config,
@@ -121,6 +128,7 @@ fn asked(server: &config::Server, kind: SourceKind, mode: &'static str, view: &V
         kind,
         place,
         key: server.key,
+        version: Version::new(server.version).unwrap_or(Version::V4),
         poll: polling(&server.polling),
         options: options(&server.worth),
     });
@@ -128,7 +136,6 @@ fn asked(server: &config::Server, kind: SourceKind, mode: &'static str, view: &V
 }
 
 fn many(
-        version: Version::new(server.version).unwrap_or(Version::V4),
     address: IpAddr,
     port: u16,
     mode: &'static str,

@@ -38,6 +38,11 @@ pub(super) fn somebody_else_keeps_it(config: &Config) -> bool {
     is_kept && config.clock_control
 }
 
+/// Shall we steer it?
+pub(in crate::daemon) fn wants_clock(config: &Config) -> bool {
+    config.clock_control && may_have_sources(config) && !somebody_else_keeps_it(config)
+}
+
 /// Is there anybody by whom the clock could be set?
 fn may_have_sources(config: &Config) -> bool {
     let guests = match config.passive_peers {
@@ -51,9 +56,8 @@ fn may_have_sources(config: &Config) -> bool {
 impl Keeper {
     /// With the frequency that the clock is known to need.
     pub(super) fn new(config: &Config) -> (Self, Steering, Option<Ppm>) {
-        let wanted = config.clock_control && may_have_sources(config) && !somebody_else_keeps_it(config);
         let mut clock: Box<dyn Clock> = Box::new(UntouchedClock);
-        if wanted {
+        if wants_clock(config) {
             match SystemClock::open() {
                 Ok(opened) => clock = Box::new(opened),
                 Err(error) => warn!(
