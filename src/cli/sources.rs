@@ -147,6 +147,8 @@ mod tests {
             slew_ppm: Some(0.25),
             sources: 2,
             used: 1,
+            steps: 0,
+            foreign_steps: 0,
         };
         let report = SourcesReport { synchronisation, sources: vec![good, silent] };
         let shown = text(&report);

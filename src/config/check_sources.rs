@@ -23,6 +23,8 @@ const SECOND: NtpDuration = NtpDuration::from_seconds(1);
 const DISTANCE_MAX: NtpDuration = NtpDuration::from_seconds(16);
 const TTLS: RangeInclusive<i64> = 1..=255;
 const PORTS: RangeInclusive<i64> = 1..=65_535;
+/// Versions 1 and 2 know no mode, or not as later ones do, and nobody has had a server of them for decades.
+const VERSIONS: RangeInclusive<i64> = 3..=4;
 
 const ADDRESS: &str =
     r#"a name or an address in quotes, like "ntp.example.org", "192.0.2.1" or "2001:db8::1""#;
@@ -56,6 +58,7 @@ fn server(section: &mut Section<'_>, has_keys: bool) -> Server {
         address: required(section, "address", ADDRESS, host).unwrap_or_default(),
         port: section.integer("port", PORTS).unwrap_or(default.port),
         key: key(section, has_keys),
+        version: section.integer("version", VERSIONS).unwrap_or(default.version),
         polling: polling(section),
         worth: worth(section),
     }

@@ -18,6 +18,7 @@ pub mod exchange;
 pub mod keys;
 mod links;
 mod news;
+mod pace;
 #[cfg(feature = "metrics")]
 pub mod prometheus;
 mod questions;

@@ -59,6 +59,7 @@ fn status(server: &mut Server) -> StatusReport {
         port: config.port,
         clock: clock_report(server),
         synchronisation: server.associations.synchronisation(),
+        control: server.associations.control(),
         interfaces: server.links.report(&dropped, &queues),
         workers,
         socket_addresses: server.group.addresses().map(|local| local.address().to_string()).collect(),
