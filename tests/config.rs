@@ -168,6 +168,7 @@ fn full_sources() -> Sources {
         port: 1123,
         instance: "default".into(),
         key: Some(key_id(1)),
+        version: 3,
         polling: Polling { min_poll: 0, max_poll: 17, iburst: true, burst: true },
         worth,
     };
@@ -180,7 +181,10 @@ fn full_sources() -> Sources {
             members: 16,
             server: Server { polling: often, ..Server::new("pool.example.org") },
         }],
-        peers: vec![Peer { volley: false, server: Server { polling: seldom, ..Server::new("peer") } }],
+        peers: vec![Peer {
+            volley: false,
+            server: Server { version: 3, polling: seldom, ..Server::new("peer") },
+        }],
         servers: vec![server, Server::new("192.0.2.1")],
         broadcasts: vec![Broadcast {
             port: 1123,
@@ -239,6 +243,8 @@ fn sources_are_refused_by_name_and_range() {
             "[[server]]\naddress = \"a\"\nmin-poll = 8\nmax-poll = 7",
             "3: server.min-poll = 8: must be at most max-poll, which is 7",
         ),
+        ("[[server]]\naddress = \"a\"\nversion = 5", "3: server.version = 5: must be 3 to 4"),
+        ("[[peer]]\naddress = \"a\"\nversion = 2", "3: peer.version = 2: must be 3 to 4"),
         (
             "[[server]]\naddress = \"a\"\nminpoll = 8",
             "3: server.minpoll = 8: unknown key, did you mean server.min-poll?",

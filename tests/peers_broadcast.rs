@@ -12,6 +12,10 @@ const BROADCAST: &str = "10.99.1.255";
 const GROUP: &str = "224.0.1.1";
 const GROUP_V6: &str = "ff05::101";
 
+/// How far their clock is ahead of ours, and how near to that our measurement must come.
+const AHEAD_SECONDS: f64 = 0.030;
+const CALIBRATION_SECONDS_MAX: f64 = 0.000_2;
+
 /// They tell, and we listen.
 #[track_caller]
 fn we_hear(kind: Kind, their_lines: &str, ours: &str, remote: &str) {
@@ -25,11 +29,19 @@ fn we_hear_over(carrier: &str, kind: Kind, their_lines: &str, ours: &str, remote
     }
     let (lab, keys) = (lab(), Keys::new());
     let lines = format!("{}\n{their_lines}", kind.local());
-    let Some(_server) = Peer::start(&lab, kind, &lines) else { return };
+    let Some(_server) = Peer::start_ahead(&lab, kind, &lines, AHEAD_SECONDS) else { return };
     let configuration = format!("{carrier}\n{}[[broadcast-client]]\n{ours}\n", keys.lines());
     let daemon = timeball(&lab, &[], &configuration);
     let row = follows(&daemon, "broadcast-client", remote, kind.local_stratum());
     assert_eq!(row["stamp"], "kernel", "{row}");
+    in_time("their clock is measured", || {
+        let report = daemon.sources();
+        let rows = report["sources"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["address"] == remote).ok_or("it is gone")?;
+        let offset = row["offset_seconds"].as_f64().unwrap_or(f64::INFINITY);
+        let is_right = (offset - AHEAD_SECONDS).abs() <= CALIBRATION_SECONDS_MAX;
+        if is_right { Ok(()) } else { Err(row.to_string()) }
+    });
 }
 
 /// We tell, and they listen.
@@ -78,7 +90,7 @@ fn we_hear_ntpd_broadcast() {
 
 #[test]
 fn we_hear_ntpd_broadcast_and_send_nothing() {
-    let ours = "address = \"0.0.0.0\"\nallow-unsigned = true\ndelay = \"1ms\"\ninterface = \"tb0\"";
+    let ours = "address = \"0.0.0.0\"\nallow-unsigned = true\ndelay = \"100us\"\ninterface = \"tb0\"";
     we_hear(Kind::Ntpd, "broadcast 10.99.1.255 minpoll 3 maxpoll 3", ours, "10.99.1.2:123");
 }
 

@@ -57,6 +57,17 @@ fn we_follow_chronyd_with_an_aes_key() {
     we_follow(Kind::Chronyd, THEIRS[0], "datapath = \"socket\"", "key = 1");
 }
 
+/// Its answers are of the version of the question, without and with a MAC.
+#[test]
+fn we_follow_chronyd_in_version_3() {
+    we_follow(Kind::Chronyd, THEIRS[0], "datapath = \"socket\"", "version = 3\nkey = 2");
+}
+
+#[test]
+fn we_follow_ntpd_in_version_3() {
+    we_follow(Kind::Ntpd, THEIRS[0], "datapath = \"socket\"", "version = 3");
+}
+
 #[test]
 fn we_follow_ntpsec() {
     we_follow(Kind::Ntpsec, THEIRS[0], "datapath = \"socket\"", "");

@@ -35,9 +35,11 @@ pub fn run() -> ExitCode {
     let socket = arguments.socket.as_deref();
     let result = match &arguments.command {
         Command::Serve(serve) => {
-            configuration(serve.config.as_deref(), &serve.overrides(socket)).and_then(|config| {
+            let (file, overrides) = (serve.config.as_deref(), serve.overrides(socket));
+            configuration(file, &overrides).and_then(|config| {
                 start_log(config.log);
-                daemon::serve(&config).map_err(|error| Failure::new(error.exit_code(), error))
+                let reread = || read(file, &overrides);
+                daemon::serve(&config, &reread).map_err(|error| Failure::new(error.exit_code(), error))
             })
         }
         Command::Check(check) => configuration(check.config.as_deref(), &check.overrides(socket))
@@ -90,8 +92,12 @@ fn daemon_socket(flag: Option<&str>) -> std::path::PathBuf {
 }
 
 fn configuration(file: Option<&Path>, overrides: &Overrides) -> Result<Config, Failure> {
+    read(file, overrides).map_err(|problems| Failure::new(WRONG_INPUT, problems))
+}
+
+fn read(file: Option<&Path>, overrides: &Overrides) -> Result<Config, Problems> {
     let file = config::file_to_load(file, overrides, Path::new(DEFAULT_PATH));
-    Config::load(file.as_deref(), overrides).map_err(|problems: Problems| Failure::new(WRONG_INPUT, problems))
+    Config::load(file.as_deref(), overrides)
 }
 
 /// Log lines go to standard error, with a time of their own only where nobody (the journal) adds one.

@@ -159,6 +159,8 @@ mod tests {
             slew_ppm: Some(0.25),
             sources: 2,
             used: 1,
+            steps: 0,
+            foreign_steps: 0,
         };
         let instances = vec!["default".to_owned()];
         let report = SourcesReport { instances, synchronisation, sources: vec![good, silent] };

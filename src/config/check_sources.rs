@@ -25,6 +25,8 @@ const SECOND: NtpDuration = NtpDuration::from_seconds(1);
 const DISTANCE_MAX: NtpDuration = NtpDuration::from_seconds(16);
 const TTLS: RangeInclusive<i64> = 1..=255;
 const PORTS: RangeInclusive<i64> = 1..=65_535;
+/// Versions 1 and 2 know no mode, or not as later ones do, and nobody has had a server of them for decades.
+const VERSIONS: RangeInclusive<i64> = 3..=4;
 
 const ADDRESS: &str =
     r#"a name or an address in quotes, like "ntp.example.org", "192.0.2.1" or "2001:db8::1""#;
@@ -67,6 +69,7 @@ fn server(section: &mut Section<'_>, around: Around<'_>) -> Server {
         port: section.integer("port", PORTS).unwrap_or(default.port),
         instance: around.instances.read(section),
         key: key(section, around.has_keys),
+        version: section.integer("version", VERSIONS).unwrap_or(default.version),
         polling: polling(section),
         worth: worth(section),
     }

@@ -12,6 +12,7 @@ use crate::auth::KeyId;
 use crate::control::PassivePeers;
 use crate::control::source::{self, BroadcastOptions, ManycastOptions, NTP_GROUP, NTP_PORT, PollOptions};
 use crate::time::NtpDuration;
+use crate::wire::Version;
 use clap::ValueEnum;
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr};
@@ -76,6 +77,8 @@ pub struct Server {
     /// The key that both sides know.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
+    /// The NTP version of the packets that we send to it: 3 or 4.
+    pub version: u8,
     /// How often it is asked.
     #[serde(flatten)]
     pub polling: Polling,
@@ -93,6 +96,7 @@ impl Server {
             port: NTP_PORT,
             instance: DEFAULT.to_owned(),
             key: None,
+            version: Version::V4.number(),
             polling: Polling::default(),
             worth: Worth::default(),
         }

@@ -20,7 +20,7 @@ use super::source::SourceId;
 use super::state::{self, SourceState};
 use super::symmetric::Symmetric;
 use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpShort, NtpTimestamp, Timestamp};
-use crate::wire::{Header, Leap, ReferenceId};
+use crate::wire::{Header, Leap, ReferenceId, Version};
 use std::net::{IpAddr, SocketAddr};
 
 /// What an association is on the wire, with the state that takes. The symmetric modes are one more variant.
@@ -162,6 +162,8 @@ pub struct Association {
     pub local: Option<IpAddr>,
     /// The key both sides know.
     pub key: Option<KeyId>,
+    /// Of our requests. (A peering has its own.)
+    pub version: Version,
     /// What the operator thinks of it.
     pub options: SourceOptions,
     /// Its mode.

@@ -81,6 +81,7 @@ impl Client {
         &mut self,
         now: Timestamp<Monotonic>,
         number: u64,
+        version: Version,
         interval: Log2Seconds,
         socket: impl FnOnce(u32) -> ExchangeSocket,
         chance: &mut Chance,
@@ -91,7 +92,7 @@ impl Client {
         let nonce = chance.nonce();
         self.request = Some(Request { number, nonce, departed: None });
         // All that a server looks at. The rest would only tell whom it comes from.
-        let mut header = Header::new(Leap::None, Version::V4, Mode::Client);
+        let mut header = Header::new(Leap::None, version, Mode::Client);
         header.set_poll(interval);
         header.set_precision(NO_PRECISION);
         header.set_transmit_timestamp(nonce);

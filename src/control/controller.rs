@@ -152,6 +152,7 @@ impl Controller {
             Event::AddSource { source, configuration } => self.add_source(source, configuration),
             Event::RemoveSource(source) => self.remove_source(source),
             Event::ClockStepped(offset) => self.on_foreign_step(offset),
+            Event::ClockLeapt => self.on_leap_second(),
             Event::Reference(snapshot) => self.on_reference(snapshot),
         }
         let first = self.agenda.first();

@@ -182,6 +182,8 @@ pub enum Event<Handle = SendHandle> {
     RemoveSource(SourceId),
     /// Somebody else stepped the clock, by so much (positive: forward).
     ClockStepped(NtpDuration),
+    /// A leap second was inserted into UTC, and so into our clock and everybody's, or deleted.
+    ClockLeapt,
     /// What is served while no source is selected: the machine's own clock by decree (chrony's `local`), what another
     /// keeper of the clock says of it, or that there is none, which is so until this is said.
     Reference(SystemSnapshot),
@@ -204,6 +206,7 @@ impl Event {
             }
             Self::RemoveSource(source) => Event::RemoveSource(*source),
             Self::ClockStepped(offset) => Event::ClockStepped(*offset),
+            Self::ClockLeapt => Event::ClockLeapt,
             Self::Reference(snapshot) => Event::Reference(*snapshot),
         }
     }
@@ -226,6 +229,7 @@ impl Event<SendNumber> {
             }
             Self::RemoveSource(source) => Event::RemoveSource(*source),
             Self::ClockStepped(offset) => Event::ClockStepped(*offset),
+            Self::ClockLeapt => Event::ClockLeapt,
             Self::Reference(snapshot) => Event::Reference(*snapshot),
         })
     }

@@ -5,6 +5,7 @@
 use super::event::{InstanceId, InterfaceIndex, KeyId};
 use super::select::SourceOptions;
 use crate::time::{Log2Seconds, NtpDuration};
+use crate::wire::Version;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -245,6 +246,8 @@ pub struct SourceConfiguration {
     pub place: Place,
     /// The key that both sides know.
     pub key: Option<KeyId>,
+    /// Of the packets that we send to it.
+    pub version: Version,
     /// How often it is polled.
     pub poll: PollOptions,
     /// What its time is worth.
@@ -260,6 +263,7 @@ impl SourceConfiguration {
             kind: SourceKind::Server,
             place: Place::Address(SocketAddr::new(address, NTP_PORT)),
             key: None,
+            version: Version::V4,
             poll: PollOptions::default(),
             options: SourceOptions::default(),
         }

@@ -175,8 +175,8 @@ impl Symmetric {
 
     /// The active end, as configured.
     #[must_use]
-    pub fn active(volley: Volley) -> Self {
-        Self::new(Mode::SymmetricActive, Version::V4, volley)
+    pub fn active(volley: Volley, version: Version) -> Self {
+        Self::new(Mode::SymmetricActive, version, volley)
     }
 
     /// The passive end that a mode 1 packet asks for. `slewed` is how far slews have moved our clock so far.

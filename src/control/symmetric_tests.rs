@@ -50,7 +50,7 @@ impl End {
     }
 
     fn active(ahead: i64) -> Self {
-        Self::new(Symmetric::active(Volley::Off), ahead)
+        Self::new(Symmetric::active(Volley::Off, Version::V4), ahead)
     }
 
     /// A packet at this time, which leaves.
@@ -242,7 +242,7 @@ fn a_step_of_our_clock_begins_the_peering_anew() {
     let answer = other.send(70_000);
     one.symmetric.forget();
     assert_eq!(one.receive(70_010, answer), Outcome::Refused(Failure::Bogus), "T1 is void");
-    let mut fresh = Symmetric::active(Volley::On);
+    let mut fresh = Symmetric::active(Volley::On, Version::V4);
     assert!(fresh.begins_with_volley() && fresh.end_volley());
     assert!(!fresh.begins_with_volley());
     fresh.forget();
@@ -252,11 +252,11 @@ fn a_step_of_our_clock_begins_the_peering_anew() {
 /// One exchange in mode 3 and 4, whatever comes of it.
 #[test]
 fn the_volley_is_sent_once_and_only_where_it_is_wanted() {
-    let mut active = Symmetric::active(Volley::On);
+    let mut active = Symmetric::active(Volley::On, Version::V4);
     assert!(active.begins_with_volley());
     assert!(!active.begins_with_volley(), "the next poll comes before its end: mode 1");
     assert!(!active.end_volley());
-    assert!(!Symmetric::active(Volley::Off).begins_with_volley());
+    assert!(!Symmetric::active(Volley::Off, Version::V4).begins_with_volley());
 }
 
 /// RFC 5905 A.5.1, NEWPS: "mobilized in the same version as in the packet"; and it echoes that packet.

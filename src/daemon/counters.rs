@@ -102,10 +102,7 @@ impl PathCounters {
                 .collect(),
             unstamped: self.unstamped.get(),
             unsent: self.unsent.get(),
-            service_time: ServiceTimeReport::new(
-                self.service_time.counts().collect(),
-                nanoseconds(self.service_time.sum_units()),
-            ),
+            service_time: (&self.service_time).into(),
         }
     }
 }
@@ -137,7 +134,7 @@ pub struct PathReport {
     pub service_time: ServiceTimeReport,
 }
 
-/// From the receive timestamp to the transmit timestamp, as clients read them.
+/// How long something took. Of a worker: from the receive timestamp to the transmit timestamp, as clients read them.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceTimeReport {
@@ -151,6 +148,12 @@ pub struct ServiceTimeReport {
     pub p99_nanoseconds: u64,
     /// How many in each bucket of [`Histogram::bounds`], the last one without bound. Empty: nobody asked.
     pub buckets: Vec<u64>,
+}
+
+impl From<&Histogram> for ServiceTimeReport {
+    fn from(histogram: &Histogram) -> Self {
+        Self::new(histogram.counts().collect(), nanoseconds(histogram.sum_units()))
+    }
 }
 
 impl ServiceTimeReport {

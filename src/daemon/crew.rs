@@ -50,6 +50,12 @@ impl Crew {
         workers.into_iter().map(start).collect::<io::Result<_>>().map(Self::Threads)
     }
 
+    /// Does the control thread serve?
+    #[must_use]
+    pub const fn is_inline(&self) -> bool {
+        matches!(self, Self::Inline(_))
+    }
+
     /// How many serve.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -19,6 +19,7 @@ mod instance;
 pub mod keys;
 mod links;
 mod news;
+mod pace;
 mod place;
 #[cfg(feature = "metrics")]
 pub mod prometheus;

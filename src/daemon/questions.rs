@@ -63,6 +63,7 @@ fn status(server: &mut Server) -> StatusReport {
         port: config.port,
         clock: clock_report(server),
         synchronisation: server.associations.synchronisation(),
+        control: server.associations.control(),
         interfaces,
         workers,
         socket_addresses: instances.iter().flat_map(|one| one.socket_addresses.clone()).collect(),

@@ -1,7 +1,7 @@
 //! What `timeball status` and `timeball clients` say: the daemon fills it in, the command line reads it, both as
 //! the same types. The JSON of `--json` is exactly this.
 
-use super::associations::SynchronisationReport;
+use super::associations::{ControlReport, SynchronisationReport};
 use super::counters::PathReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +27,9 @@ pub struct StatusReport {
     /// Each instance: one at least.
     #[serde(default)]
     pub instances: Vec<InstanceReport>,
+    /// How the core that keeps it fares.
+    #[serde(default)]
+    pub control: ControlReport,
     /// Each interface, or none if only kernel sockets are used.
     pub interfaces: Vec<InterfaceReport>,
     /// Each worker.

@@ -3,18 +3,19 @@
 
 mod start;
 
-use super::associations::Associations;
+use super::associations::{Associations, wants_clock};
 use super::control_socket::ControlSocket;
 use super::crew::Crew;
 use super::error::{ServeError, system};
 use super::instance::Instance;
+use super::pace::Pace;
 #[cfg(feature = "metrics")]
 use super::prometheus::Exporter;
 use super::questions;
 use super::setup::load_keys;
 use super::worker::{Notice, Passed};
 use crate::clock::{Reference, ReferenceKind, Trouble};
-use crate::config::Config;
+use crate::config::{Config, Problems};
 use crate::serve::clients::ClientStatistics;
 use crate::serve::limit::RateLimiter;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
@@ -41,10 +42,12 @@ const NOTICES_MAX: usize = 256;
 ///
 /// # Errors
 /// [`ServeError`]; nothing is left behind.
-pub fn serve(config: &Config) -> Result<(), ServeError> {
+///
+/// `reread` reads the configuration again, as SIGHUP asks for.
+pub fn serve(config: &Config, reread: &dyn Fn() -> Result<Config, Problems>) -> Result<(), ServeError> {
     let signals = SignalFd::block_and_open().map_err(system("signals"))?;
     let mut server = Server::start(config)?;
-    let result = server.run(&signals);
+    let result = server.run(&signals, reread);
     server.stop();
     result
 }
@@ -88,10 +91,15 @@ impl Server {
         Ok(())
     }
 
-    fn run(&mut self, signals: &SignalFd) -> Result<(), ServeError> {
+    fn run(
+        &mut self,
+        signals: &SignalFd,
+        reread: &dyn Fn() -> Result<Config, Problems>,
+    ) -> Result<(), ServeError> {
         let mut entries = Vec::new();
         let mut next_tick = Instant::now() + TICK;
         let mut wait = Duration::ZERO;
+        let mut pace = Pace::new(Instant::now());
         loop {
             entries.clear();
             entries.push(PollEntry::readable(signals.as_fd().as_raw_fd()));
@@ -100,24 +108,26 @@ impl Server {
             entries.extend(self.instances.iter().filter_map(Instance::fd).map(PollEntry::readable));
             let associations_start = entries.len();
             self.associations.add_poll_entries(&mut entries);
-            let associations_end = entries.len();
+            let noticed = entries.len();
             entries.push(PollEntry::readable(self.noticed.as_fd().as_raw_fd()));
             if let Some(socket) = &self.control_socket {
                 entries.extend(socket.descriptors().map(|fd| PollEntry::readable(fd.as_raw_fd())));
             }
             process::poll(&mut entries, Some(wait)).map_err(system("poll"))?;
 
-            if self.has_ended(signals)? {
+            if entries.first().is_some_and(PollEntry::is_ready) && self.has_ended(signals, reread)? {
                 return Ok(());
             }
             let crew_entries = entries.get(1..crew_end).unwrap_or_default();
             let crew_wait = self.crew.serve(crew_entries);
             let watched = entries.get(crew_end..associations_start).unwrap_or_default();
             let interfaces_changed = watched.iter().any(PollEntry::is_ready);
+            if entries.get(noticed).is_some_and(PollEntry::is_ready) {
+                self.noticed.clear();
+            }
             // Inline, they came just now.
-            self.noticed.clear();
             self.take_notices();
-            let own_entries = entries.get(associations_start..associations_end).unwrap_or_default();
+            let own_entries = entries.get(associations_start..noticed).unwrap_or_default();
             let associations_wait = self.associations.turn(own_entries);
             let tick = Instant::now() >= next_tick;
             if tick {
@@ -131,41 +141,76 @@ impl Server {
             if interfaces_changed || tick {
                 self.follow_interfaces();
             }
-            self.answer_questions();
+            let is_asked = entries.iter().skip(noticed + 1).any(PollEntry::is_ready);
+            if is_asked || tick || self.is_writing() {
+                self.answer_questions();
+            }
             wait = next_tick.saturating_duration_since(Instant::now());
             let others = [crew_wait, associations_wait, self.has_notices().then_some(Duration::ZERO)];
             wait = others.into_iter().flatten().fold(wait, Duration::min);
-            if self.control_socket.as_ref().is_some_and(ControlSocket::is_writing) {
+            if self.is_writing() {
                 wait = wait.min(WRITING);
+            }
+            // Inline, clients wait for their answers.
+            if let Some(rest) = pace.after_turn(Instant::now()).filter(|_| !self.crew.is_inline()) {
+                std::thread::sleep(rest);
+                wait = wait.saturating_sub(rest);
             }
         }
     }
 
-    fn has_ended(&mut self, signals: &SignalFd) -> Result<bool, ServeError> {
+    /// Does an answer wait for room?
+    fn is_writing(&self) -> bool {
+        self.control_socket.as_ref().is_some_and(ControlSocket::is_writing)
+    }
+
+    fn has_ended(
+        &mut self,
+        signals: &SignalFd,
+        reread: &dyn Fn() -> Result<Config, Problems>,
+    ) -> Result<bool, ServeError> {
         match signals.next().map_err(system("signals"))? {
             Some(signal @ (Signal::Terminate | Signal::Interrupt)) => {
                 info!(?signal, "draining");
                 Ok(true)
             }
             Some(Signal::HangUp) => {
-                self.reload_keys();
+                self.reload(reread());
                 Ok(false)
             }
             None => Ok(false),
         }
     }
 
-    /// Reads the key file again. If it cannot be used, the keys of before stay: half of the clients locked out would be no
-    /// better than all of them.
-    fn reload_keys(&mut self) {
-        warn!("SIGHUP: only the keys are read again; restart to read the configuration");
-        match load_keys(&self.config) {
-            Ok(keys) => {
-                self.crew.set_keys(&keys.for_clients);
-                self.associations.set_keys(keys.all);
+    /// Takes sources and keys from a configuration that was read again, and the key file. If anything is wrong with either,
+    /// all stays as it was: half of the clients or sources locked out would be no better than all of them.
+    fn reload(&mut self, reread: Result<Config, Problems>) {
+        let loaded = reread.map_err(|problems| problems.to_string());
+        let loaded = loaded.and_then(|config| {
+            // Sources name them, and all that runs knows them by their numbers.
+            if config.instances() != self.config.instances() {
+                return Err("the instances are others now, which takes a restart".to_owned());
             }
-            Err(error) => error!(%error, "the keys stay as they are"),
+            let keys = load_keys(&config).map_err(|error| error.to_string())?;
+            Ok((config, keys))
+        });
+        let (config, keys) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => return error!(error, "SIGHUP: the sources and the keys stay as they are"),
+        };
+        let steered = wants_clock(&self.config);
+        self.config.sources = config.sources.clone();
+        self.config.keys = config.keys.clone();
+        if self.config != config {
+            warn!("SIGHUP: only sources and keys are taken from the configuration; restart for the rest");
         }
+        if wants_clock(&self.config) && !steered {
+            warn!("there was no source at the start: restart to let the clock be steered");
+        }
+        self.crew.set_keys(&keys.for_clients);
+        self.associations.set_keys(keys.all);
+        self.follow_with_associations();
+        info!(sources = self.config.sources.len(), "SIGHUP: sources and keys read again");
     }
 
     /// Programs off first, so that the kernel's sockets see what still comes; then the workers finish.

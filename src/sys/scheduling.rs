@@ -124,9 +124,54 @@ pub fn set_realtime_priority(priority: u8) -> io::Result<()> {
     }
 }
 
+/// Keeps the calling thread, and those that it starts from now on, off these CPUs. Whether it may run elsewhere at all: if
+/// not, it stays where it is.
+///
+/// # Errors
+/// What the kernel says, for more than 1024 CPUs too.
+pub fn keep_off(cpus: &[usize]) -> io::Result<bool> {
+    // SAFETY: a cpu_set_t consists of integers, for which zero is valid.
+    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes no more than the size that it is given; 0 is the calling thread.
+    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for cpu in cpus.iter().filter(|cpu| **cpu < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the set is live, and the number within it.
+        unsafe { libc::CPU_CLR(*cpu, &mut allowed) };
+    }
+    // SAFETY: only reads the set, which is live.
+    if unsafe { libc::CPU_COUNT(&allowed) } == 0 {
+        return Ok(false);
+    }
+    // SAFETY: the kernel reads as much as it is told of the set, which is live.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const allowed) } {
+        0 => Ok(true),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_is_kept_off_cpus_as_long_as_there_are_others() {
+        std::thread::spawn(|| {
+            let here = || core_affinity::get_core_ids().unwrap();
+            let before: Vec<usize> = here().iter().map(|core| core.id).collect();
+            let (last, others) = before.split_last().unwrap();
+            assert_eq!(keep_off(&[*last, 100_000]).unwrap(), !others.is_empty());
+            if !others.is_empty() {
+                assert_eq!(here().iter().map(|core| core.id).collect::<Vec<_>>(), others);
+            }
+            let left = here().len();
+            assert!(!keep_off(&before).unwrap());
+            assert_eq!(here().len(), left);
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn what_is_said_of_a_thread_is_what_it_was_given() {

@@ -97,6 +97,8 @@ pub struct Version(u8);
 impl Version {
     /// Version 4, what we send when it is ours to choose.
     pub const V4: Self = Self(4);
+    /// Version 3 (RFC 1305), what some old servers answer only. Its packets look the same without extension fields.
+    pub const V3: Self = Self(3);
 
     /// The version, if it is one of 1 to 4.
     #[must_use]

@@ -7,6 +7,8 @@
 
 pub mod asker;
 pub mod peers;
+pub mod random;
+pub mod recorder;
 pub mod vpn;
 
 use std::fs::{self, File};
@@ -22,7 +24,7 @@ use tempfile::TempDir;
 /// The server's and the client's addresses in every lab (`scripts/lab`).
 pub const SERVER: [&str; 2] = ["10.99.1.1", "fd99:1::1"];
 
-const TIMEBALL: &str = env!("CARGO_BIN_EXE_timeball");
+pub const TIMEBALL: &str = env!("CARGO_BIN_EXE_timeball");
 
 /// How long the daemon may take to serve, to come back after a fault, or to end: generous, as test machines are slow.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -441,6 +443,13 @@ impl Daemon {
     #[track_caller]
     pub fn resume(&self) {
         self.signal("CONT");
+    }
+
+    /// Writes another configuration and lets the daemon read it.
+    #[track_caller]
+    pub fn reconfigure(&self, configuration: &str) {
+        fs::write(self.folder.path().join("timeball.toml"), configuration).unwrap();
+        self.signal("HUP");
     }
 
     #[track_caller]

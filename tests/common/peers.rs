@@ -1,6 +1,7 @@
 //! Other projects' NTP daemons in the client's namespace of a lab, and what is asked of them and of ours.
 
-use super::{Daemon, Lab, TIMEBALL, peer, run, run_well};
+use super::recorder::Recorder;
+use super::{Daemon, Lab, TIMEBALL, peer, project, run, run_well};
 use serde_json::Value;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -58,7 +59,8 @@ impl Kind {
         }
     }
 
-    fn keys(self) -> String {
+    /// Its key file.
+    pub fn keys(self) -> String {
         match self {
             Self::Chronyd => format!("1 AES128 HEX:{AES_128}\n2 SHA1 HEX:{SHA_1}\n"),
             Self::Ntpd => format!("1 AES128CMAC {AES_128}\n2 SHA1 {SHA_1}\n"),
@@ -71,12 +73,44 @@ impl Kind {
 pub struct Peer {
     child: Child,
     folder: TempDir,
+    /// What gives it a clock of its own.
+    clock: Option<TempDir>,
+    /// What it says is recorded, if that is wished.
+    recorder: Option<Recorder>,
 }
 
 impl Peer {
     /// Starts it in the client's namespace; `None`, after a SKIP, if it is not there.
     pub fn start(lab: &Lab, kind: Kind, lines: &str) -> Option<Self> {
-        Self::start_in(kind, lines, |program| lab.on_client(program))
+        let recorder = if kind == Kind::Ntpd { Recorder::start(lab) } else { None };
+        let peer = Self::start_in(kind, lines, |program| lab.on_client(program));
+        peer.map(|mut peer| {
+            peer.recorder = recorder;
+            peer
+        })
+    }
+
+    /// The same with a wall clock that is so many seconds ahead of ours.
+    pub fn start_ahead(lab: &Lab, kind: Kind, lines: &str, seconds: f64) -> Option<Self> {
+        peer(kind.name())?;
+        let folder = TempDir::new().unwrap();
+        let shim = folder.path().join("own-clock.so");
+        let source = project("tests/shim/own-clock.c");
+        run_well(
+            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(&shim).arg(source),
+        );
+        let clock = format!("TIMEBALL_TEST_CLOCK={seconds} 0 {}", folder.path().join("deeds").display());
+        let recorder = if kind == Kind::Ntpd { Recorder::start(lab) } else { None };
+        let peer = Self::start_in(kind, lines, |program| {
+            // Only the daemon itself is given the clock, not what starts it.
+            let mut command = lab.on_client("env");
+            command.arg(format!("LD_PRELOAD={}", shim.display())).arg(&clock).arg(program);
+            command
+        });
+        peer.map(|mut peer| {
+            (peer.clock, peer.recorder) = (Some(folder), recorder);
+            peer
+        })
     }
 
     /// The same in the server's namespace, beside our daemon: it must have another port.
@@ -107,7 +141,7 @@ impl Peer {
         };
         command.arg(&configuration).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        Some(Self { child: command.spawn().unwrap(), folder })
+        Some(Self { child: command.spawn().unwrap(), folder, clock: None, recorder: None })
     }
 
     fn log(&self) -> String {

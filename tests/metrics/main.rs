@@ -47,6 +47,10 @@ fn full_report() -> Value {
             "steered_addresses": 4, "receive_dropped": 18, "nic_dropped": 11, "verdicts": {"redirected": 9, "dropped_denied": 8},
             "queues": [queue],
         }],
+        "control": {
+            "lateness": {"count": 3, "sum_nanoseconds": 3_000_000, "buckets": [0, 3]},
+            "packets": {"received": 9, "strays": 1, "discarded": 2},
+        },
         "workers": [
             {"worker": 0, "core": 1, "af_xdp": path, "socket": path, "socket_counters": {"kernel_dropped": 1}},
             {"worker": 1, "core": null, "af_xdp": path, "socket": {}, "socket_counters": {"kernel_dropped": 2}},
@@ -58,9 +62,39 @@ fn full_report() -> Value {
     })
 }
 
+/// The same for its sources: one that is used, one that is not yet, one that takes time from us, and one that came unasked.
+fn full_sources() -> Value {
+    let row = |name, mode, sign, state, more: Value| {
+        let mut row = json!({
+            "name": name, "mode": mode, "sign": sign, "state": state, "reason": "", "sent": 3, "received": 2,
+        });
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let measured = json!({
+        "address": "192.0.2.1:123", "stratum": 2, "reference_id": "192.0.2.9", "poll": 6, "reach": 0xfe,
+        "last_sample_seconds": 12.5, "offset_seconds": -0.001, "measured_offset_seconds": -0.001,
+        "error_bound_seconds": 0.01, "delay_seconds": 0.002, "dispersion_seconds": 0.0004, "jitter_seconds": 0.0001,
+    });
+    let guest = json!({"address": "192.0.2.66:123", "stratum": 5, "poll": 6, "reach": 1});
+    json!({
+        "synchronisation": {
+            "steering": true, "system_peer": "192.0.2.1:123", "offset_seconds": -0.0005, "jitter_seconds": 0.0002,
+            "frequency_ppm": 12.5, "slew_ppm": -3.0, "steps": 2, "foreign_steps": 1, "sources": 3, "used": 1,
+        },
+        "sources": [
+            row("ntp.example.org", "server", "*", "selected", measured),
+            row("slow.example.org", "server", "?", "resolving", json!({})),
+            row("224.0.1.1", "broadcast", " ", "serving", json!({"address": "224.0.1.1:123", "poll": 6})),
+            row("", "passive", "-", "outlier", guest),
+        ],
+    })
+}
+
 fn full_page() -> Page {
     let report = serde_json::from_value(full_report()).unwrap();
-    Page::parse(&page(&report)).unwrap()
+    let sources = serde_json::from_value(full_sources()).unwrap();
+    Page::parse(&page(&report, &sources)).unwrap()
 }
 
 #[test]
@@ -84,6 +118,63 @@ fn the_page_is_well_formed_and_sums_up_the_workers() {
     assert_eq!(page.value("timeball_interface_info", &info), 1.0);
     assert_eq!(page.value("timeball_clock_leap", &[("leap", "insert")]), 1.0);
     assert_eq!(page.value("timeball_clock_leap", &[("leap", "none")]), 0.0);
+}
+
+#[test]
+fn sources_are_shown_by_name_and_only_those_that_are_configured() {
+    let page = full_page();
+    let source = [("source", "ntp.example.org"), ("address", "192.0.2.1:123")];
+    for (name, value) in [
+        ("used", 1.0),
+        ("stratum", 2.0),
+        ("reach_ratio", 0.875),
+        ("poll_interval_seconds", 64.0),
+        ("offset_seconds", -0.001),
+        ("delay_seconds", 0.002),
+        ("dispersion_seconds", 0.0004),
+        ("jitter_seconds", 0.0001),
+        ("error_bound_seconds", 0.01),
+        ("last_sample_age_seconds", 12.5),
+    ] {
+        assert_eq!(page.value(&format!("timeball_source_{name}"), &source), value, "{name}");
+    }
+    let state = [("mode", "server"), ("state", "selected")];
+    assert_eq!(page.value("timeball_source_info", &[&source[..], &state[..]].concat()), 1.0);
+    let sent = [("direction", "sent")];
+    assert_eq!(page.value("timeball_source_packets_total", &[&source[..], &sent[..]].concat()), 3.0);
+    assert_eq!(page.value("timeball_source_used", &[("source", "slow.example.org")]), 0.0);
+    let of = |name: &str| page.samples.iter().filter(|sample| sample.name == name).count();
+    assert_eq!(
+        (of("timeball_source_info"), of("timeball_source_used"), of("timeball_source_stratum")),
+        (3, 2, 1)
+    );
+    let counts = ["configured", "used"].map(|state| page.value("timeball_sources", &[("state", state)]));
+    assert_eq!(counts, [3.0, 1.0]);
+    assert_eq!(page.value("timeball_clock_offset_seconds", &[]), -0.0005);
+    assert_eq!(page.value("timeball_clock_frequency_ppm", &[]), 12.5);
+    assert_eq!(page.value("timeball_clock_slew_ppm", &[]), -3.0);
+    let steps = ["us", "others"].map(|by| page.value("timeball_clock_steps_total", &[("by", by)]));
+    assert_eq!(steps, [2.0, 1.0]);
+    assert_eq!(page.value("timeball_control_packets_total", &[("outcome", "strays")]), 1.0);
+    assert_eq!(page.value("timeball_control_lateness_seconds_count", &[]), 3.0);
+}
+
+/// A thousand of them are counted, and not a thousand times ten series.
+#[test]
+fn the_number_of_series_is_bounded() {
+    let mut sources = full_sources();
+    let row = sources["sources"][0].clone();
+    let rows = (0..1000).map(|number| {
+        let mut row = row.clone();
+        row["name"] = format!("{number}.example.org").into();
+        row
+    });
+    sources["sources"] = rows.collect();
+    let report = serde_json::from_value(full_report()).unwrap();
+    let page = Page::parse(&page(&report, &serde_json::from_value(sources).unwrap())).unwrap();
+    let of = |name: &str| page.samples.iter().filter(|sample| sample.name == name).count();
+    assert_eq!((of("timeball_source_info"), of("timeball_source_offset_seconds")), (256, 256));
+    assert!(page.samples.len() < 5000, "{}", page.samples.len());
 }
 
 #[test]

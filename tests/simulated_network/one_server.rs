@@ -11,7 +11,7 @@ use timeball::control::source::Burst;
 use timeball::control::state::SourceState;
 use timeball::snapshot::SystemSnapshot;
 use timeball::time::{Log2Seconds, NtpDuration};
-use timeball::wire::{Leap, ReferenceId};
+use timeball::wire::{Leap, ReferenceId, Version};
 
 /// Lets it settle for an hour, then measures the worst error of another.
 fn settled(scenario: &Scenario) -> f64 {
@@ -217,6 +217,49 @@ fn each_exchange_has_its_own_random_port_which_is_closed_after_it() {
         longest = longest.max(open);
     }
     assert!((5..=7).contains(&longest), "open for {longest} half seconds without an answer");
+}
+
+/// Where `version = 3` says so, and the answers are of that version, too.
+#[test]
+fn a_source_is_spoken_to_in_the_version_that_is_configured() {
+    for (version, number) in [(Version::V3, 3), (Version::V4, 4)] {
+        let scenario = Scenario { version, poll: (4, 4), ..Scenario::default() };
+        let mut world = scenario.world();
+        world.tap = Some(Vec::new());
+        world.run(300.0);
+        let sent = world.tap.take().unwrap();
+        assert!(sent.len() > 10);
+        for (_, datagram) in sent {
+            assert_eq!(datagram.payload[0] >> 3 & 7, number, "{datagram:?}");
+        }
+        assert_eq!(world.daemon(CLIENT).state(server_address(1)), Some(SourceState::Selected));
+    }
+}
+
+/// The server's clock repeats the second as ours does, whatever is under way at that moment.
+#[test]
+fn a_leap_second_moves_nothing() {
+    for late in [0.0, 0.02, 0.05, 7.0] {
+        let way = Way { delay: 0.05, ..Way::IDEAL };
+        let mut world = Scenario { poll: (4, 4), there: way, back: way, ..Scenario::default() }.world();
+        world.run(3600.0);
+        while world.daemon(CLIENT).open_sockets() == 0 {
+            world.run(0.005);
+        }
+        world.run(late);
+        let (now, by) = (world.now, NtpDuration::from_seconds(-1));
+        world.daemon(CLIENT).clock.step(now, by);
+        world.server(1).clock.step(now, by);
+        world.tell(CLIENT, timeball::control::Event::ClockLeapt);
+        assert_eq!(world.daemon(CLIENT).state(server_address(1)), Some(SourceState::Selected));
+        assert_eq!(world.daemon(CLIENT).snapshot.stratum, 2, "what is served is as good as before");
+        for _ in 0..60 {
+            world.run(10.0);
+            let error = world.error(CLIENT) + 1.0;
+            assert!(error.abs() < 500e-6, "{late} s after a question: {error}");
+            assert_eq!(world.daemon(CLIENT).state(server_address(1)), Some(SourceState::Selected));
+        }
+    }
 }
 
 #[test]

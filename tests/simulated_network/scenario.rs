@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use timeball::control::ControllerOptions;
 use timeball::control::source::{Burst, PollOptions, SourceConfiguration};
 use timeball::time::Log2Seconds;
+use timeball::wire::Version;
 
 /// The client's place among the hosts.
 pub const CLIENT: usize = 0;
@@ -34,6 +35,8 @@ pub struct Scenario {
     pub burst: Burst,
     /// Is everything signed?
     pub keyed: bool,
+    /// Of the client's questions.
+    pub version: Version,
     pub options: ControllerOptions,
 }
 
@@ -52,6 +55,7 @@ impl Default for Scenario {
             iburst: Burst::Off,
             burst: Burst::Off,
             keyed: false,
+            version: Version::V4,
             options: ControllerOptions::default(),
         }
     }
@@ -70,6 +74,7 @@ impl Scenario {
     pub fn source(&self, address: IpAddr) -> SourceConfiguration {
         SourceConfiguration {
             key: self.keyed.then(key),
+            version: self.version,
             poll: PollOptions {
                 poll_min: Log2Seconds(self.poll.0),
                 poll_max: Log2Seconds(self.poll.1),

@@ -126,7 +126,8 @@ impl Server {
     fn reply(&self, now: i64, request: &Header, lie: f64) -> Header {
         let mut clock = self.clock.clone();
         let time = clock.read(now).to_ntp() + NtpDuration::from_nanoseconds((lie * 1e9) as i64);
-        let mut reply = Header::new(Leap::None, Version::V4, Mode::Server);
+        let version = Version::new(request.version_number()).unwrap_or(Version::V4);
+        let mut reply = Header::new(Leap::None, version, Mode::Server);
         reply.stratum = self.stratum;
         reply.set_poll(request.poll());
         reply.set_precision(Log2Seconds(-24));

@@ -95,10 +95,10 @@ impl Controller {
         let handle = self.send_handle(id);
         let now = self.now.monotonic;
         let Some(association) = self.associations.get_mut(&id) else { return };
-        let interval = association.poll.host_interval();
+        let (interval, version) = (association.poll.host_interval(), association.version);
         let Some(client) = association.role.client_mut() else { return };
         let name = |exchange| ExchangeSocket { association: id, exchange };
-        let (header, socket) = client.request(now, handle.number, interval, name, &mut self.chance);
+        let (header, socket) = client.request(now, handle.number, version, interval, name, &mut self.chance);
         let (instance, remote, key) = (association.instance, association.remote, association.key);
         self.actions.push(Action::OpenSocket { socket, instance, remote });
         self.actions.push(Action::Transmit(Transmission {

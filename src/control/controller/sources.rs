@@ -138,7 +138,7 @@ impl Controller {
     pub(super) fn mobilise(&mut self, source: SourceId, remote: SocketAddr) -> Option<AssociationId> {
         let configuration = &self.sources.get(&source)?.configuration;
         let role = match configuration.kind {
-            SourceKind::Peer(volley) => Role::Symmetric(Symmetric::active(volley)),
+            SourceKind::Peer(volley) => Role::Symmetric(Symmetric::active(volley, configuration.version)),
             SourceKind::Broadcast(options) => Role::BroadcastServer(BroadcastServer::new(options)),
             SourceKind::ManycastClient(options) => {
                 let interval = configuration.poll.clamped().poll_min;
@@ -257,6 +257,7 @@ fn new_association(
         remote,
         local: None,
         key: configuration.key,
+        version: configuration.version,
         options: configuration.options,
         poll: PollProcess::new(poll_options(configuration, &role), first_poll),
         role,

@@ -74,9 +74,7 @@ impl Controller {
             system_peer: self.system.peer.map(|id| state::SourceId(id.0)),
         };
         let selection = select(&candidates, &options, now);
-        for (id, state) in &selection.states {
-            self.set_state(AssociationId(id.0), *state);
-        }
+        self.set_states(&selection.states);
         let Some(found) = selection.system else { return self.lose_reference() };
         let peer = AssociationId(found.peer.0);
         self.follow(Some(peer));
@@ -143,13 +141,18 @@ impl Controller {
         self.associations.values().filter_map(id).collect()
     }
 
-    fn set_state(&mut self, id: AssociationId, state: SourceState) {
-        let Some(association) = self.associations.get_mut(&id) else { return };
-        let changed = association.state.name() != state.name();
-        association.state = state;
-        let remote = association.remote;
-        if changed {
-            self.report(Some(id), News::StateChanged { remote, state });
+    /// Both are in the order of the ids, so that they need not be looked up: there may be a thousand, after each sample.
+    fn set_states(&mut self, states: &[(state::SourceId, SourceState)]) {
+        let mut associations = self.associations.iter_mut();
+        for &(state::SourceId(number), state) in states {
+            let Some((&id, association)) = associations.find(|(id, _)| id.0 == number) else { return };
+            let changed = std::mem::discriminant(&association.state) != std::mem::discriminant(&state);
+            association.state = state;
+            if changed {
+                let news = News::StateChanged { remote: association.remote, state };
+                let instance = Some(association.instance);
+                self.actions.push(Action::Report { instance, association: Some(id), news });
+            }
         }
     }
 
@@ -266,6 +269,16 @@ impl Controller {
     pub(super) fn on_foreign_step(&mut self, by: NtpDuration) {
         self.discipline.on_foreign_step(by);
         self.reset_all();
+    }
+
+    /// Offsets are what they were, since the sources' clocks have leapt as well. But of an exchange that is under way some
+    /// timestamps are of before and some of after, so that it would be half a second off: its answer is not taken.
+    pub(super) fn on_leap_second(&mut self) {
+        for association in self.associations.values_mut() {
+            if let Some(client) = association.role.client_mut() {
+                client.forget();
+            }
+        }
     }
 
     fn reset_all(&mut self) {

@@ -13,6 +13,7 @@ use crate::control::source::{
 use crate::control::{ControllerOptions, InstanceId, InterfaceIndex, KeyId};
 use crate::datapath::interface::View;
 use crate::time::{Log2Seconds, Ppm};
+use crate::wire::Version;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -27,6 +28,13 @@ pub(super) struct Configured {
     pub mode: &'static str,
     /// For the controller. The error says what the machine lacks.
     pub configuration: Result<SourceConfiguration, String>,
+}
+
+impl Configured {
+    /// What makes it the same source, however it is used now.
+    pub fn identity(&self) -> (&'static str, InstanceId, String) {
+        (self.mode, self.instance, self.name.clone())
+    }
 }
 
 /// What the whole controller is told. `frequency`: what the clock is known to need.
@@ -154,6 +162,7 @@ fn asked(server: &config::Server, kind: SourceKind, mode: &'static str, within: 
         kind,
         place,
         key: server.key,
+        version: Version::new(server.version).unwrap_or(Version::V4),
         poll: polling(&server.polling),
         options: options(&server.worth),
     });
@@ -172,7 +181,9 @@ fn many(
     options: SourceOptions,
 ) -> Configured {
     let place = Place::Address(SocketAddr::new(address, port));
-    let configuration = kind.map(|kind| SourceConfiguration { instance, kind, place, key, poll, options });
+    let version = Version::V4;
+    let configuration =
+        kind.map(|kind| SourceConfiguration { instance, kind, place, key, version, poll, options });
     Configured { name: address.to_string(), instance, mode, configuration }
 }
 

@@ -1,6 +1,6 @@
 //! The clock in our hands: what the controller wants done to it, what others did to it, what is remembered and told of it.
 
-use crate::clock::{Clock, DriftFile, Kept, SystemClock, UntouchedClock};
+use crate::clock::{Change, Clock, DriftFile, Kept, MachineClocks, StepWatch, SystemClock, UntouchedClock};
 use crate::config::{Config, PassivePeersPolicy, Source};
 use crate::control::Frequency;
 use crate::control::discipline::Steering;
@@ -15,8 +15,6 @@ use tracing::{error, info, warn};
 const DRIFT_PERIOD: Duration = Duration::from_secs(3600);
 /// What it has to differ by, and what it is written to.
 const DRIFT_LEAST_PPM: f64 = 1e-3;
-/// The two clocks are read one after the other, once a second at least. Beyond this one of them was set.
-const STEP_LEAST_NANOSECONDS: i64 = 1_000_000;
 
 /// The keeper.
 #[derive(Debug)]
@@ -27,8 +25,7 @@ pub(super) struct Keeper {
     /// What the drift file says.
     drift_written: Option<Ppm>,
     next_drift: Instant,
-    /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`: changes only when the clock is stepped, by whoever, or leaps.
-    ahead: i64,
+    watch: StepWatch<MachineClocks>,
     /// Whether other programs have been told that it is kept.
     is_declared: bool,
     /// What went wrong last, so that it is logged once.
@@ -39,6 +36,11 @@ pub(super) struct Keeper {
 pub(super) fn somebody_else_keeps_it(config: &Config) -> bool {
     let is_kept = config.reference.as_ref().is_some_and(|reference| reference.source == Source::System);
     is_kept && config.clock_control
+}
+
+/// Shall we steer it?
+pub(in crate::daemon) fn wants_clock(config: &Config) -> bool {
+    config.clock_control && may_have_sources(config) && !somebody_else_keeps_it(config)
 }
 
 /// Is there anybody by whom the clock could be set?
@@ -54,9 +56,8 @@ fn may_have_sources(config: &Config) -> bool {
 impl Keeper {
     /// With the frequency that the clock is known to need.
     pub(super) fn new(config: &Config) -> (Self, Steering, Option<Ppm>) {
-        let wanted = config.clock_control && may_have_sources(config) && !somebody_else_keeps_it(config);
         let mut clock: Box<dyn Clock> = Box::new(UntouchedClock);
-        if wanted {
+        if wants_clock(config) {
             match SystemClock::open() {
                 Ok(opened) => clock = Box::new(opened),
                 Err(error) => warn!(
@@ -78,7 +79,7 @@ impl Keeper {
             drift,
             drift_written: kept,
             next_drift: Instant::now() + DRIFT_PERIOD,
-            ahead: ahead(),
+            watch: StepWatch::new(MachineClocks),
             is_declared: false,
             trouble: None,
         };
@@ -98,7 +99,7 @@ impl Keeper {
     /// Steps it. `false`: it would not.
     pub(super) fn step(&mut self, by: NtpDuration) -> bool {
         let result = self.clock.step(by);
-        self.ahead = ahead();
+        self.watch.forgive();
         let text = result.err().map(|error| format!("the clock cannot be stepped: {error}"));
         let is_done = text.is_none();
         self.note(text);
@@ -111,20 +112,14 @@ impl Keeper {
         self.note(result.err().map(|error| format!("the clock's frequency cannot be set: {error}")));
     }
 
-    /// By how much somebody else has stepped it since the last time (positive: forward).
-    pub(super) fn foreign_step(&mut self) -> Option<NtpDuration> {
-        // Asked for every packet, so one look must do; only one that shows a step may have been interrupted.
-        let (_, mut now) = look();
-        if now.saturating_sub(self.ahead).saturating_abs() >= STEP_LEAST_NANOSECONDS {
-            now = ahead();
-        }
-        // Always from the last time, since a time simulator may slew the one and not the other.
-        let by = now.saturating_sub(std::mem::replace(&mut self.ahead, now));
-        (by.saturating_abs() >= STEP_LEAST_NANOSECONDS).then(|| NtpDuration::from_nanoseconds(by))
+    /// What others have done to it since the last time: somebody stepped it, or a leap second came.
+    pub(super) fn change(&mut self) -> Option<Change> {
+        self.watch.change()
     }
 
     /// Once a second. `served`: what is served, while a source is selected.
     pub(super) fn tick(&mut self, served: Option<&SystemSnapshot>, jitter: NtpDuration) {
+        self.watch.look_at_tai();
         if !self.is_steering() {
             return;
         }
@@ -196,18 +191,4 @@ fn read_drift(file: &DriftFile) -> Option<Ppm> {
             None
         }
     }
-}
-
-/// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC` in nanoseconds, as exact as the readings allow: interrupted between two of
-/// them, it is off by half of that.
-fn ahead() -> i64 {
-    (0..5).map(|_| look()).min_by_key(|(took, _)| *took).map_or(0, |(_, ahead)| ahead)
-}
-
-/// The same, from one look: how long that took, and the difference between the reading in the middle and those around it.
-fn look() -> (i64, i64) {
-    let before = clock::monotonic();
-    let realtime = clock::realtime();
-    let took = clock::monotonic().nanoseconds_since(before);
-    (took, realtime.nanoseconds().saturating_sub(before.nanoseconds()).saturating_sub(took / 2))
 }

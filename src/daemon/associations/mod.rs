@@ -14,18 +14,23 @@ mod keeper;
 mod names;
 mod report;
 mod resolver;
+mod roster;
 mod sending;
 mod service;
 mod unasked;
 
-pub use report::{SourceReport, SourcesReport, SynchronisationReport};
+pub use report::{ControlReport, SourceReport, SourcesReport, SynchronisationReport};
 pub use unasked::PASSED_OCTETS_MAX;
 
+pub(super) use keeper::wants_clock;
+
 use crate::auth::KeyTable;
+use crate::clock::Change;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
 use crate::control::{Action, Controller, Event, ExchangeSocket, InstanceId, Moment, News, StampKind};
 use crate::datapath::interface::View;
+use crate::metrics::Histogram;
 use crate::serve::access::AccessList;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
 use crate::sys::clock;
@@ -90,6 +95,10 @@ pub struct Associations {
     /// When the controller wants to be woken.
     wake_at: Option<Timestamp<Monotonic>>,
     configured: BTreeMap<SourceId, Configured>,
+    /// Their order in the configuration.
+    order: Vec<SourceId>,
+    /// The highest id that a source has had.
+    last_source: u32,
     exchanges: BTreeMap<ExchangeSocket, Exchange>,
     /// In the order of the instances' numbers.
     networks: Vec<Network>,
@@ -105,6 +114,13 @@ pub struct Associations {
     port: u16,
     snapshot: Arc<SnapshotCell>,
     polled: Vec<Polled>,
+    /// Packets handed to the kernel.
+    sent: u64,
+    /// Steps of the clock: ours, and those of others.
+    steps: u64,
+    foreign_steps: u64,
+    /// From when a packet was due until the kernel had it.
+    lateness: Histogram,
 }
 
 impl Associations {
@@ -134,6 +150,8 @@ impl Associations {
             events: VecDeque::new(),
             wake_at: None,
             configured: BTreeMap::new(),
+            order: Vec::new(),
+            last_source: 0,
             exchanges: BTreeMap::new(),
             networks: places.into_iter().map(|place| Network::new(place, config.port)).collect(),
             resolver: None,
@@ -145,6 +163,10 @@ impl Associations {
             port: config.port,
             snapshot,
             polled: Vec::new(),
+            sent: 0,
+            steps: 0,
+            foreign_steps: 0,
+            lateness: Histogram::default(),
         })
     }
 
@@ -159,25 +181,40 @@ impl Associations {
                 .collect();
             network.service.sync(config, view);
         }
-        for (number, wanted) in (1..).zip(configured::sources(config, views)) {
-            let source = SourceId(number);
-            let before = self.configured.insert(source, wanted.clone());
-            let before = before.map(|before| before.configuration);
+        self.follow_sources(configured::sources(config, views));
+        self.run();
+    }
+
+    /// From now on these, and no others. Whoever stays as he was keeps all that is known of him.
+    fn follow_sources(&mut self, wanted: Vec<Configured>) {
+        let (wanted, gone) = roster::assign(&self.configured, wanted, &mut self.last_source);
+        for source in gone {
+            if let Some(Configured { name, instance, mode, .. }) = self.configured.remove(&source) {
+                info!(instance = self.label(instance), source = name, mode, "no longer configured");
+            }
+            self.unresolved.remove(&source);
+            self.events.push_back(Event::RemoveSource(source));
+        }
+        self.order = wanted.iter().map(|(source, _)| *source).collect();
+        let mut new = Vec::new();
+        for (source, wanted) in wanted {
+            let before = self.configured.insert(source, wanted.clone()).map(|before| before.configuration);
             if before.as_ref() == Some(&wanted.configuration) {
                 continue;
             }
+            // All leave before any comes: two may have changed their places.
+            if matches!(before, Some(Ok(SourceConfiguration { .. }))) {
+                self.events.push_back(Event::RemoveSource(source));
+            }
             match wanted.configuration {
-                Ok(configuration) => self.events.push_back(Event::AddSource { source, configuration }),
+                Ok(configuration) => new.push(Event::AddSource { source, configuration }),
                 Err(reason) => {
                     let instance = self.label(wanted.instance);
                     warn!(instance, source = wanted.name, mode = wanted.mode, reason, "left out for now");
-                    if matches!(before, Some(Ok(SourceConfiguration { .. }))) {
-                        self.events.push_back(Event::RemoveSource(source));
-                    }
                 }
             }
         }
-        self.run();
+        self.events.extend(new);
     }
 
     /// What is served while no source is selected.
@@ -193,6 +230,8 @@ impl Associations {
 
     /// Once a second: what other programs are told of the clock, the drift file.
     pub fn tick(&mut self) {
+        // Before the keeper looks how many there have been: a leap second.
+        self.run();
         let frequency = self.controller.system().peer.is_some().then(|| self.snapshot.read());
         self.keeper.tick(frequency.as_ref(), self.controller.system().jitter);
     }
@@ -238,6 +277,8 @@ impl Associations {
                 Polled::Senders(instance) => self.collect_departures(instance),
                 Polled::Listener(instance, place) => self.listen(instance, place),
             }
+            // However many have something to tell, what is due is not kept waiting by more than one.
+            self.do_what_is_due();
         }
         let now = clock::monotonic();
         for network in &mut self.networks {
@@ -247,14 +288,21 @@ impl Associations {
             exchange.departures.give_up_due(now, &mut self.events);
         }
         self.run();
+        self.do_what_is_due();
+        self.wait()
+    }
+
+    /// Wakes the controller as long as it is time, so often at a go.
+    fn do_what_is_due(&mut self) {
         for _ in 0..WAKE_UPS_PER_TURN {
-            if self.wake_at.is_none_or(|time| time > clock::monotonic()) {
-                break;
-            }
+            let Some(due) = self.wake_at.filter(|due| *due <= clock::monotonic()) else { return };
+            let sent = self.sent;
             self.events.push_back(Event::WakeUp);
             self.run();
+            if self.sent != sent {
+                self.lateness.record((clock::monotonic() - due).to_bits().cast_unsigned());
+            }
         }
-        self.wait()
     }
 
     fn wait(&self) -> Option<Duration> {
@@ -268,9 +316,17 @@ impl Associations {
 
     /// Hands in all events that wait, and does what comes of them.
     fn run(&mut self) {
-        if let Some(by) = self.keeper.foreign_step() {
-            warn!(by = %by, "somebody else stepped the clock");
-            self.events.push_front(Event::ClockStepped(by));
+        match self.keeper.change() {
+            None => {}
+            Some(Change::Step(by)) => {
+                warn!(by = %by, "somebody else stepped the clock");
+                self.foreign_steps += 1;
+                self.events.push_front(Event::ClockStepped(by));
+            }
+            Some(Change::Leap(by)) => {
+                info!(by = %by, "leap second");
+                self.events.push_front(Event::ClockLeapt);
+            }
         }
         while let Some(event) = self.events.pop_front() {
             let actions: Vec<Action> = self.controller.handle(moment(), event).collect();
@@ -311,7 +367,9 @@ impl Associations {
             Action::Transmit(transmission) => self.transmit(transmission),
             Action::WakeAt(time) => self.wake_at = time,
             Action::Step(by) => {
-                if !self.keeper.step(by) {
+                if self.keeper.step(by) {
+                    self.steps += u64::from(self.keeper.is_steering());
+                } else {
                     self.events.push_back(Event::ClockStepped(-by));
                 }
             }

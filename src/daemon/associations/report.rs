@@ -5,10 +5,13 @@ use super::configured::Configured;
 use crate::control::InstanceId;
 use crate::control::association::{Association, Role};
 use crate::control::controller::SourceEntry;
+use crate::control::packet_checks::Failure;
 use crate::control::source::{SourceId, SourceKind};
+use crate::daemon::counters::ServiceTimeReport;
 use crate::sys::clock;
 use crate::time::{Log2Seconds, NtpDuration};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// All sources.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
@@ -40,10 +43,28 @@ pub struct SynchronisationReport {
     pub frequency_ppm: Option<f64>,
     /// What works off an offset, on top.
     pub slew_ppm: Option<f64>,
+    /// How often we have stepped the clock.
+    #[serde(default)]
+    pub steps: u64,
+    /// How often somebody else has.
+    #[serde(default)]
+    pub foreign_steps: u64,
     /// Associations that could give time.
     pub sources: usize,
     /// Those by which the clock is set.
     pub used: usize,
+}
+
+/// How the control core fares among those who speak to it.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct ControlReport {
+    /// How late packets of ours leave: from when each was due until the kernel had it.
+    pub lateness: ServiceTimeReport,
+    /// What became of the packets that came, requests not included: `received` is all of them, `strays` came to a socket
+    /// that was not theirs, `discarded` had no association, `peers_refused` wanted to be a peer, `over_budget` would have
+    /// been answered, had there not been so many; `duplicate`, `bogus` and so on are those that failed one of the tests of
+    /// RFC 5905 figure 22.
+    pub packets: BTreeMap<String, u64>,
 }
 
 /// One source.
@@ -82,6 +103,9 @@ pub struct SourceReport {
     pub error_bound_seconds: Option<f64>,
     /// The round trip of the chosen sample, seconds.
     pub delay_seconds: Option<f64>,
+    /// The dispersion of the chosen sample as of now, seconds.
+    #[serde(default)]
+    pub dispersion_seconds: Option<f64>,
     /// The jitter of its samples, seconds.
     pub jitter_seconds: Option<f64>,
     /// Who took the last receive timestamp: `hardware`, `kernel` or `daemon`.
@@ -101,15 +125,38 @@ impl Associations {
     #[must_use]
     pub fn report(&self) -> SourcesReport {
         let mut sources: Vec<SourceReport> = Vec::new();
-        for (id, configured) in &self.configured {
-            self.add_source(*id, configured, &mut sources);
+        // There may be a thousand: each is looked at once.
+        let mut members: BTreeMap<Option<SourceId>, Vec<&Association>> = BTreeMap::new();
+        for association in self.controller.associations() {
+            members.entry(association.source).or_default().push(association);
         }
-        let guests = self.controller.associations().filter(|association| association.source.is_none());
-        sources.extend(guests.map(|guest| self.row("", mode_of(guest, "passive"), guest)));
+        let entries: BTreeMap<SourceId, &SourceEntry> = self.controller.sources().collect();
+        for (id, configured) in self.order.iter().filter_map(|id| self.configured.get_key_value(id)) {
+            let associations = members.remove(&Some(*id)).unwrap_or_default();
+            self.add_source(*id, configured, entries.get(id).copied(), &associations, &mut sources);
+        }
+        let guests = members.remove(&None).unwrap_or_default();
+        sources.extend(guests.into_iter().map(|guest| self.row("", mode_of(guest, "passive"), guest)));
         // Stable: within both the order of the configuration stays.
         sources.sort_by_key(|row| row.sign == " ");
         let instances = self.networks.iter().map(|network| network.place.name.to_string()).collect();
         SourcesReport { instances, synchronisation: self.synchronisation(), sources }
+    }
+
+    /// How the control core fares.
+    #[must_use]
+    pub fn control(&self) -> ControlReport {
+        let counters = self.controller.counters();
+        let counts = [
+            ("received", counters.received),
+            ("strays", counters.strays),
+            ("discarded", counters.discarded),
+            ("peers_refused", counters.peers_refused),
+            ("over_budget", counters.over_budget),
+        ];
+        let counts = counts.into_iter().map(|(name, count)| (name.to_owned(), count));
+        let failures = Failure::ALL.map(|test| (test.to_string(), counters.failures.of(test)));
+        ControlReport { lateness: (&self.lateness).into(), packets: counts.chain(failures).collect() }
     }
 
     /// Is what is served the time of a source?
@@ -134,6 +181,8 @@ impl Associations {
             jitter_seconds: system.peer.map(|_| system.jitter.seconds()),
             frequency_ppm: steering.then(|| frequency.base.ppm()),
             slew_ppm: steering.then(|| frequency.slew.ppm()),
+            steps: self.steps,
+            foreign_steps: self.foreign_steps,
             sources: givers().count(),
             used: givers().filter(|association| association.state.is_used()).count(),
         }
@@ -144,15 +193,18 @@ impl Associations {
         network.map_or_else(String::new, |network| network.place.name.to_string())
     }
 
-    fn add_source(&self, id: SourceId, configured: &Configured, rows: &mut Vec<SourceReport>) {
+    fn add_source(
+        &self,
+        id: SourceId,
+        configured: &Configured,
+        entry: Option<&SourceEntry>,
+        associations: &[&Association],
+        rows: &mut Vec<SourceReport>,
+    ) {
         let Configured { name, instance, mode, configuration } = configured;
-        let entry = self.controller.sources().find(|(source, _)| *source == id).map(|(_, entry)| entry);
-        let associations =
-            self.controller.associations().filter(|association| association.source == Some(id));
-        let before = rows.len();
-        rows.extend(associations.map(|association| self.row(name, mode_of(association, mode), association)));
-        if rows.len() > before {
-            return;
+        if !associations.is_empty() {
+            let row = |association: &&Association| self.row(name, mode_of(association, mode), association);
+            return rows.extend(associations.iter().map(row));
         }
         let gives_time = configuration.as_ref().is_ok_and(|configuration| configuration.kind.gives_time());
         let (state, reason) = match (configuration, entry) {
@@ -220,6 +272,7 @@ impl Associations {
             measured_offset_seconds: last.map(|last| last.sample.offset.seconds()),
             error_bound_seconds: candidate.root_distance(now).map(NtpDuration::seconds),
             delay_seconds: estimate.map(|estimate| estimate.delay.seconds()),
+            dispersion_seconds: estimate.map(|estimate| estimate.dispersion_at(now).seconds()),
             jitter_seconds: estimate.map(|estimate| estimate.jitter.seconds()),
             stamp: last.map(|last| format!("{:?}", last.stamp).to_lowercase()),
             state: state.to_owned(),

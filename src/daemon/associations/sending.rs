@@ -63,6 +63,7 @@ impl Associations {
         };
         match result {
             Ok(socket) => {
+                self.sent += 1;
                 departures.add(handle, written, read, payload, now, &mut self.events);
                 // Most drivers have it by now.
                 departures.collect(socket, &mut self.events);

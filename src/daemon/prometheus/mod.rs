@@ -14,9 +14,11 @@
 mod exposition;
 mod http;
 mod page;
+mod sources;
 
 pub use page::page;
 
+use super::associations::SourcesReport;
 use super::control_socket;
 use super::conversation::{Conversations, Limits};
 use super::report::StatusReport;
@@ -122,7 +124,7 @@ struct Desk {
 impl Desk {
     fn page(&mut self) -> Option<&str> {
         if self.page.as_ref().is_none_or(|(made, _)| made.elapsed() >= PAGE_TIME) {
-            let text = self.ask().map(|report| page(&report));
+            let text = self.ask().map(|(report, sources)| page(&report, &sources));
             self.page = Some((Instant::now(), text));
         }
         self.page.as_ref()?.1.as_deref()
@@ -130,10 +132,11 @@ impl Desk {
 
     /// `None` if the daemon does not answer, or not for all its workers: counters that lack one's share would look as
     /// if they had started again.
-    fn ask(&self) -> Option<StatusReport> {
-        let answer = control_socket::ask(&self.control_socket, "status").ok()?;
-        let report: StatusReport = serde_json::from_str(&answer).ok()?;
-        (report.workers.len() == self.workers).then_some(report)
+    fn ask(&self) -> Option<(StatusReport, SourcesReport)> {
+        let ask = |question| control_socket::ask(&self.control_socket, question).ok();
+        let report: StatusReport = serde_json::from_str(&ask("status")?).ok()?;
+        let sources = serde_json::from_str(&ask("sources")?).ok()?;
+        (report.workers.len() == self.workers).then_some((report, sources))
     }
 }
 
@@ -168,9 +171,12 @@ mod tests {
         });
         let mut asked = 0;
         while !asking.is_finished() {
-            socket.serve(|_| {
-                asked += 1;
-                format!("{REPORT}\n").into_bytes()
+            socket.serve(|question| {
+                asked += u32::from(question == "status");
+                let sources =
+                    r#"{"synchronisation": {"steering": false, "sources": 0, "used": 0}, "sources": []}"#;
+                let answer = if question == "status" { REPORT } else { sources };
+                format!("{answer}\n").into_bytes()
             });
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -1,10 +1,12 @@
 //! The metrics: which there are, their names, units and help.
 //!
-//! The one idea a newcomer lacks: every number here is one of `timeball status --json` or a sum of them, so that the
+//! The one idea a newcomer lacks: every number here is one of `timeball status --json`, of `sources --json`, or a sum of them, so that the
 //! two can be compared. Labels that could come up later are there from the start with 0: a counter that appears only
 //! with its first event hides that event from `rate()`.
 
 use super::exposition::{Exposition, Family, Kind};
+use super::sources;
+use crate::daemon::associations::SourcesReport;
 use crate::daemon::counters::{KISS_CODES, PathReport, ServiceTimeReport};
 use crate::daemon::report::{ClockReport, InterfaceReport, QueueReport, StatusReport};
 use crate::metrics::Histogram;
@@ -17,10 +19,13 @@ const UNIT_SECONDS: f64 = 1.0 / 4_294_967_296.0;
 
 /// All of it, as Prometheus reads it.
 #[must_use]
-pub fn page(report: &StatusReport) -> String {
+pub fn page(report: &StatusReport, by: &SourcesReport) -> String {
     let mut out = Exposition::default();
     daemon(&mut out, report);
     clock(&mut out, &report.clock);
+    sources::synchronisation(&mut out, &by.synchronisation);
+    sources::sources(&mut out, by);
+    sources::control(&mut out, &report.control);
     let (af_xdp, socket) = report.totals();
     let paths = [("af_xdp", &af_xdp), ("socket", &socket)];
     requests(&mut out, &paths);
@@ -144,17 +149,23 @@ fn service_time(out: &mut Exposition, paths: [(&str, &ServiceTimeReport); 2]) {
         "From receive to transmit timestamp of replies and kisses, as clients read them.",
     );
     for (path, times) in paths {
-        let label = ("path", path);
-        let (mut sum, mut counts) = (0, times.buckets.iter());
-        for bound in Histogram::bounds() {
-            sum += counts.next().unwrap_or(&0);
-            let bound = bound as f64 * UNIT_SECONDS;
-            family.suffixed("_bucket", &[label, ("le", &bound.to_string())], sum);
-        }
-        family.suffixed("_bucket", &[label, ("le", "+Inf")], times.count);
-        family.suffixed("_sum", &[label], times.sum_nanoseconds as f64 / 1e9);
-        family.suffixed("_count", &[label], times.count);
+        histogram(&mut family, &[("path", path)], times);
     }
+}
+
+/// One histogram of a family.
+pub(super) fn histogram(family: &mut Family<'_>, labels: &[(&str, &str)], times: &ServiceTimeReport) {
+    let (mut sum, mut counts) = (0, times.buckets.iter());
+    let mut bucket =
+        |bound: &str, count| family.suffixed("_bucket", &[labels, &[("le", bound)]].concat(), count);
+    for bound in Histogram::bounds() {
+        sum += counts.next().unwrap_or(&0);
+        let bound = bound as f64 * UNIT_SECONDS;
+        bucket(&bound.to_string(), sum);
+    }
+    bucket("+Inf", times.count);
+    family.suffixed("_sum", labels, times.sum_nanoseconds as f64 / 1e9);
+    family.suffixed("_count", labels, times.count);
 }
 
 /// What was lost where, each packet under one cause. `nic` is without what the AF_XDP sockets refused on veth, which
@@ -289,7 +300,7 @@ fn of_queue<'q>(queue: &'q QueueReport, number: &'q str, several: bool) -> [(&'s
 }
 
 /// The label that tells instances apart, where there are several. (`instance` is Prometheus's own word for whom it asks.)
-const fn instance(name: &str, several: bool) -> (&'static str, &str) {
+pub(super) const fn instance(name: &str, several: bool) -> (&'static str, &str) {
     ("ntp_instance", if several { name } else { "" })
 }
 

@@ -23,7 +23,7 @@ use crate::serve::clients::ClientStatistics;
 use crate::serve::limit::Lottery;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
 use crate::sys::process::{self, Waker};
-use crate::sys::{clock, memory};
+use crate::sys::{clock, memory, scheduling};
 use crossbeam::channel::bounded;
 use std::collections::BTreeMap;
 #[cfg(feature = "metrics")]
@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Instant;
 #[cfg(feature = "metrics")]
 use tracing::info;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 impl Server {
     pub(super) fn start(config: &Config) -> Result<Self, ServeError> {
@@ -104,6 +104,7 @@ impl Server {
             (0, Some(only)) => Crew::Inline(Box::new(only)),
             (_, last) => {
                 workers_ready.extend(last);
+                keep_off_the_workers(&cores, workers);
                 Crew::start(workers_ready, config.busy_poll, config.realtime_priority)
                     .map_err(system("starting workers"))?
             }
@@ -137,6 +138,16 @@ impl Server {
             server.exporter = Some(exporter);
         }
         Ok(server)
+    }
+}
+
+/// A thousand answers at once take the control thread longer than a request may wait. So it stays, with the threads that it
+/// starts, on the CPUs that are no worker's, if there are any. (The workers are pinned to theirs.)
+fn keep_off_the_workers(cores: &[usize], workers: usize) {
+    if let Some(theirs) = cores.get(..workers)
+        && let Err(error) = scheduling::keep_off(theirs)
+    {
+        debug!(%error, "the control thread may run on the workers' CPUs");
     }
 }
 
