@@ -113,12 +113,9 @@ impl Controller {
             let other =
                 peer.filter(|peer| peer.id != association.id && peer.instance == association.instance);
             let other = other.map(|peer| peer.remote.ip());
-            let elsewhere: Vec<_> = followers
-                .iter()
-                .filter(|(instance, _)| *instance != association.instance)
-                .map(|(_, id)| *id)
-                .collect();
-            association.candidate(now, slewed, other, &elsewhere)
+            let told = association.peer.as_ref().map(|peer| peer.reference_id);
+            let elsewhere = told.filter(|told| is_told_elsewhere(&followers, *told, association.instance));
+            association.candidate(now, slewed, other, elsewhere.as_slice())
         };
         self.associations
             .values()
@@ -127,8 +124,9 @@ impl Controller {
             .collect()
     }
 
-    /// What each of our sources would tell in other instances if it followed us in its own. None where there is one instance.
-    fn followers(&self) -> Vec<(InstanceId, ReferenceId)> {
+    /// What each of our sources would tell in other instances if it followed us in its own, sorted: there may be a thousand.
+    /// None where there is one instance.
+    fn followers(&self) -> Vec<([u8; 4], InstanceId)> {
         let mut associations = self.associations.values();
         let first = associations.next().map(|association| association.instance);
         if associations.all(|association| Some(association.instance) == first) {
@@ -136,9 +134,11 @@ impl Controller {
         }
         let id = |association: &super::Association| {
             let local = association.local?;
-            Some((association.instance, reference_id_elsewhere(local, association.remote.ip())))
+            Some((reference_id_elsewhere(local, association.remote.ip()).0, association.instance))
         };
-        self.associations.values().filter_map(id).collect()
+        let mut followers: Vec<_> = self.associations.values().filter_map(id).collect();
+        followers.sort_unstable();
+        followers
     }
 
     /// Both are in the order of the ids, so that they need not be looked up: there may be a thousand, after each sample.
@@ -313,6 +313,13 @@ impl Controller {
         let id = self.system.peer?;
         self.associations.get(&id).map(|association| (association.instance, association.remote))
     }
+}
+
+/// Is this what a source of ours in another instance would tell if it followed us there?
+fn is_told_elsewhere(followers: &[([u8; 4], InstanceId)], told: ReferenceId, instance: InstanceId) -> bool {
+    let first = followers.partition_point(|(id, _)| *id < told.0);
+    let mut equal = followers.iter().skip(first).take_while(|(id, _)| *id == told.0);
+    equal.any(|(_, other)| *other != instance)
 }
 
 /// How far off a measurement probably is. The system jitter says how far the samples of the last polls are apart; but
