@@ -15,9 +15,7 @@ mod shortcuts;
 use self::error::{attach_cause, os_error};
 use self::shortcuts::{ShortcutMap, ShortcutWriter};
 use super::interface::TagStack;
-use crate::sys::bpf::{
-    LoadRefused, create_xdp_link, detach_xdp_link, load_device_bound_xdp, translated_length,
-};
+use crate::sys::bpf::{LoadRefused, create_xdp_link, detach_link, load_device_bound_xdp, translated_length};
 use crate::sys::netlink::device_features;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
@@ -165,7 +163,7 @@ impl Steering {
     /// Detaches the program; the kernel has taken it off the interface when this returns. Maps and counters stay.
     pub fn detach(&mut self) {
         if let Some(link) = self.link.take()
-            && let Err(error) = detach_xdp_link(&link)
+            && let Err(error) = detach_link(&link)
         {
             // Closing the link, which happens next, detaches too; only perhaps a moment later.
             tracing::debug!(interface = self.config.interface_index, %error, "XDP link not detached by request");

@@ -1,34 +1,36 @@
-//! The kernel engine: requests leave by `BPF_PROG_RUN` with live frames, replies are judged and counted by an XDP program.
+//! The kernel engine: requests leave by `BPF_PROG_RUN` with live frames, replies are judged and counted by a program
+//! on the interface.
 //!
 //! Owns: the run of a step. Does not own: pacing, judging and counting (`xdp-prog/src/load.bpf.c`), the program and its
-//! maps (`program`), the request (`request`).
+//! maps (`program`), where it is attached (`attached`), the request (`request`).
 //!
 //! The one idea a newcomer lacks: nothing per packet happens in this process. It starts a system call of about a tenth of a
 //! second, during which the kernel runs the sender on one preset frame after the other, reads the counters, and starts the
 //! next. So it keeps one CPU busy at any rate: sending is a loop that asks the clock. Requests wait between two calls, but
-//! for microseconds only, since the program that sends is also the one that is attached (see there why that matters).
+//! for microseconds only, since the program that sends is attached too (`load.bpf.c` says why that matters).
 //!
 //! Weaker than a real sender in two ways. A frame that the next device refuses is gone and counts as lost, never as
 //! `send_failures`: on veth that is the server's receive ring being full, and a server must not look better for it. And
 //! where nothing on the other side takes redirected frames, all of them vanish; [`LiveFrames::suits`] asks for that before
 //! a run, and a run that sees none of its requests leave ends with an error.
 
+mod attached;
 mod program;
 mod settings;
 
+use self::attached::Attached;
 use self::program::Program;
 use self::settings::{nanoseconds, settings};
 use super::engine::{Engine, EngineError, Measured, Plan, Progress, Scene, Wish};
 use super::judge::Flaw;
 use super::link::LinkWatch;
 use super::request::Template;
-use crate::sys::bpf::{AttachMode, create_xdp_link, detach_xdp_link, run_live_frames, update_xdp_link};
+use crate::sys::bpf::run_live_frames;
 use crate::sys::clock;
 use crate::sys::ethtool::Ethtool;
 use crate::sys::netlink::{device_features, transmitted};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use timeball_xdp_prog::load::{Counter, FLAWS, Histogram, Settings};
@@ -58,7 +60,7 @@ const VANISH: &str = "frames redirected to it vanish unless its peer has an XDP 
 pub struct LiveFrames {
     scene: Scene,
     template: Template,
-    link: OwnedFd,
+    attached: Attached,
 }
 
 impl LiveFrames {
@@ -77,8 +79,8 @@ impl LiveFrames {
         takes_frames(interface, ifindex)
     }
 
-    /// Attaches the judge to the scene's interface, in driver mode or else in the generic one, from a thread in its network
-    /// namespace. From now on replies from the target's port are taken; all else passes to the kernel.
+    /// Attaches the judge to the scene's interface, from a thread in its network namespace. From now on replies from the
+    /// target's port are taken; all else passes to the kernel.
     ///
     /// # Errors
     /// No privilege, a kernel too old (before 5.18), an XDP program that is there already.
@@ -86,16 +88,7 @@ impl LiveFrames {
         let template = Template::new(scene);
         let nothing = Plan { rate: None, duration: Duration::ZERO, timeout: Duration::ZERO, nonce: 0 };
         let program = Program::load(&settings(scene, &template, &nothing)?)?;
-        let link = create_xdp_link(program.fd(), scene.ifindex, AttachMode::Driver)
-            .or_else(|_| create_xdp_link(program.fd(), scene.ifindex, AttachMode::Skb))
-            .map_err(|error| {
-                let cause = match error.raw_os_error() {
-                    Some(libc::EBUSY | libc::EEXIST) => ": it has another XDP program",
-                    _ => "",
-                };
-                EngineError(format!("cannot attach to {}: {error}{cause}", scene.interface))
-            })?;
-        Ok(Self { scene: scene.clone(), template, link })
+        Ok(Self { scene: scene.clone(), template, attached: Attached::new(&program, scene)? })
     }
 
     /// Whether a step can be done as planned.
@@ -165,8 +158,7 @@ impl Engine for LiveFrames {
         let Some(link) = LinkWatch::begin(&self.scene, progress)? else { return Ok(Measured::default()) };
         // New maps are empty, so every step has a program of its own; the old one goes with the link's update.
         let program = Program::load(&settings)?;
-        update_xdp_link(&self.link, program.fd())
-            .map_err(|error| EngineError(format!("{}: XDP link lost: {error}", self.scene.interface)))?;
+        self.attached.replace(&program)?;
         takes_frames(&self.scene.interface, self.scene.ifindex).map_err(EngineError)?;
         let left_before = packets_left(self.scene.ifindex);
         let mut step =
@@ -176,15 +168,6 @@ impl Engine for LiveFrames {
         let end =
             if matches!(sent, End::Done | End::Stopped) { step.wait(plan.timeout, progress)? } else { sent };
         step.measured(are_all_due, end)
-    }
-}
-
-impl Drop for LiveFrames {
-    fn drop(&mut self) {
-        if let Err(error) = detach_xdp_link(&self.link) {
-            // Closing the link, which happens next, detaches too; only perhaps a moment later.
-            tracing::debug!(interface = self.scene.interface, %error, "XDP link not detached by request");
-        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! happens. While it is there, nobody else on this machine gets anything from the server's port on this interface.
 
 use super::engine::{EngineError, Scene};
-use crate::sys::bpf::{AttachMode, create_xdp_link, detach_xdp_link};
+use crate::sys::bpf::{AttachMode, create_xdp_link, detach_link};
 use aya::maps::{MapData, XskMap};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
@@ -70,7 +70,7 @@ impl Redirect {
 impl Drop for Redirect {
     fn drop(&mut self) {
         // The link is closed next, which detaches too; only perhaps a moment later.
-        let _ = detach_xdp_link(&self.link);
+        let _ = detach_link(&self.link);
     }
 }
 

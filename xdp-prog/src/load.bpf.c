@@ -17,6 +17,7 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
 #include <linux/udp.h>
 
 #include <bpf/bpf_endian.h>
@@ -461,13 +462,13 @@ static __always_inline enum judged judge_v6(struct reply *reply, void *ip, __u32
 	return verify(reply) ? judge_ntp(reply) : JUDGED_CHECKSUM;
 }
 
-static __always_inline enum judged judge_frame(struct xdp_md *ctx, struct reply *reply)
+static __always_inline enum judged judge_frame(void *frame, void *end, struct reply *reply)
 {
-	struct ethhdr *ethernet = (void *)(long)ctx->data;
-	__u32 available = ctx->data_end - ctx->data - sizeof(*ethernet);
+	struct ethhdr *ethernet = frame;
+	__u32 available = end - frame - sizeof(*ethernet);
 
-	reply->end = (void *)(long)ctx->data_end;
-	if ((void *)(ethernet + 1) > reply->end)
+	reply->end = end;
+	if ((void *)(ethernet + 1) > end)
 		return JUDGED_NOT_OURS;
 	if (!SETTINGS.is_v6 && ethernet->h_proto == bpf_htons(ETH_P_IP))
 		return judge_v4(reply, ethernet + 1, available);
@@ -521,19 +522,20 @@ static __always_inline int count_kiss(__u32 code)
 	return 1;
 }
 
-static __always_inline int hear_one(struct xdp_md *ctx)
+/* Judge and count a frame. Returns whether it was a reply of ours. */
+static __always_inline int hear_one(void *frame, void *end)
 {
 	__u64 now = bpf_ktime_get_ns(), latency = 0;
 	struct reply reply = {};
-	enum judged judged = judge_frame(ctx, &reply);
+	enum judged judged = judge_frame(frame, end, &reply);
 	struct load_counts *counters;
 	__u32 zero = 0;
 
 	if (judged == JUDGED_NOT_OURS)
-		return XDP_PASS;
+		return 0;
 	counters = bpf_map_lookup_elem(&counts, &zero);
 	if (!counters)
-		return XDP_PASS;
+		return 0;
 	if (judged == JUDGED_KISS) {
 		take_request(&reply, now, &judged);
 		if (judged == JUDGED_KISS && !count_kiss(reply.kiss))
@@ -552,19 +554,41 @@ static __always_inline int hear_one(struct xdp_md *ctx)
 	}
 	if (judged < COUNTERS)
 		counters->counts[judged]++;
-	return XDP_DROP;
+	return 1;
+}
+
+static __always_inline int hear_xdp(struct xdp_md *ctx)
+{
+	return hear_one((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? XDP_DROP : XDP_PASS;
 }
 
 /*
- * Both in one program, told apart by where a frame comes from: BPF_PROG_RUN's come from the loopback interface. One, since
+ * The judge where the kernel has made a packet of the frame already. veth's peers send packets, and to show one to an XDP
+ * program the kernel copies it: that costs more than all else about a reply.
+ */
+SEC("classifier")
+int hear_skb(struct __sk_buff *skb)
+{
+	/* The tag is not in the frame, and tagged frames are not ours. */
+	if (skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	/* All of it, wherever it lies. */
+	if (skb->len > skb->data_end - skb->data && bpf_skb_pull_data(skb, 0))
+		return TC_ACT_UNSPEC;
+	return hear_one((void *)(long)skb->data, (void *)(long)skb->data_end) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+/*
+ * Sender and judge in one XDP program, told apart by where a frame comes from: BPF_PROG_RUN's come from the loopback interface. One, since
  * the kernel patches its dispatcher of XDP programs at the beginning and at the end of each BPF_PROG_RUN, and waits for all
- * CPUs (tens of milliseconds without a request), unless the program is there already, as one that is attached is.
+ * CPUs (tens of milliseconds without a request), unless the program is there already, as one that is attached is. Where
+ * `hear_skb` judges, this one is attached where nothing ever arrives.
  * "xdp.frags", as in steer.bpf.c: for interfaces with a large MTU.
  */
 SEC("xdp.frags")
 int load(struct xdp_md *ctx)
 {
-	return ctx->ingress_ifindex == SETTINGS.ifindex ? hear_one(ctx) : ask_next(ctx);
+	return ctx->ingress_ifindex == SETTINGS.ifindex ? hear_xdp(ctx) : ask_next(ctx);
 }
 
 /* Each by itself, for tests. */
@@ -577,7 +601,7 @@ int ask(struct xdp_md *ctx)
 SEC("xdp")
 int hear(struct xdp_md *ctx)
 {
-	return hear_one(ctx);
+	return hear_xdp(ctx);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -17,6 +17,8 @@ pub static OBJECT: &[u8] = &ALIGNED_OBJECT.0;
 
 /// The program: attached, it judges replies; in `BPF_PROG_RUN`, it sends requests.
 pub const PROGRAM: &str = "load";
+/// The judge for the traffic control hook.
+pub const PROGRAM_HEAR_SKB: &str = "hear_skb";
 /// The part that sends requests, for tests.
 pub const PROGRAM_ASK: &str = "ask";
 /// The part that judges replies, for tests.

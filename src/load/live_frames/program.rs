@@ -9,7 +9,7 @@ use crate::load::engine::EngineError;
 use crate::load::record::empty_histogram;
 use crate::sys::memory::SharedWords;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::programs::{ProgramError, Xdp};
+use aya::programs::{Program as Loadable, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +23,7 @@ use zerocopy::{transmute, transmute_ref};
 /// Sender and judge in one, and what they wrote.
 pub(super) struct Program {
     load: OwnedFd,
+    hear_skb: OwnedFd,
     #[cfg(test)]
     ask: OwnedFd,
     #[cfg(test)]
@@ -52,6 +53,7 @@ impl Program {
         };
         Ok(Self {
             load: load(&mut ebpf, object::PROGRAM)?,
+            hear_skb: load(&mut ebpf, object::PROGRAM_HEAR_SKB)?,
             #[cfg(test)]
             ask: load(&mut ebpf, object::PROGRAM_ASK)?,
             #[cfg(test)]
@@ -65,9 +67,14 @@ impl Program {
         })
     }
 
-    /// The program to attach and to run.
+    /// The program to run, and to attach as XDP program.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.load.as_fd()
+    }
+
+    /// The judge to attach to the traffic control hook.
+    pub(super) fn hear_skb(&self) -> BorrowedFd<'_> {
+        self.hear_skb.as_fd()
     }
 
     /// The sender.
@@ -177,9 +184,12 @@ fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, EngineError> {
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd, EngineError> {
-    let missing = || EngineError(format!("the built-in object has no program {name}"));
-    let program: &mut Xdp = ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
-    program.load().map_err(|error| match error {
+    let loaded = match ebpf.program_mut(name) {
+        Some(Loadable::Xdp(program)) => program.load().and_then(move |()| program.fd()),
+        Some(Loadable::SchedClassifier(program)) => program.load().and_then(move |()| program.fd()),
+        _ => return Err(EngineError(format!("the built-in object has no program {name}"))),
+    };
+    let fd = loaded.map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             // The verifier's last lines say what it did not like.
             let log = verifier_log.to_string();
@@ -188,7 +198,6 @@ fn load(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd, EngineError> {
         }
         other => in_words(&format!("load the program {name}"), &other),
     })?;
-    let fd = program.fd().map_err(|error| in_words(&format!("use the program {name}"), &error))?;
     fd.as_fd().try_clone_to_owned().map_err(|error| in_words("duplicate a descriptor", &error))
 }
 
