@@ -16,7 +16,6 @@ use super::super::source::{
 };
 use super::super::state::SourceState;
 use super::super::symmetric::Symmetric;
-use super::system::FIRST_POLL_SPREAD;
 use super::{ASSOCIATIONS_MAX, Controller, SOURCES_MAX};
 use crate::time::{Log2Seconds, Monotonic, Timestamp};
 use std::collections::VecDeque;
@@ -142,7 +141,7 @@ impl Controller {
             SourceKind::Broadcast(options) => Role::BroadcastServer(BroadcastServer::new(options)),
             SourceKind::ManycastClient(options) => {
                 let interval = configuration.poll.clamped().poll_min;
-                let first = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
+                let first = self.now.monotonic + self.chance.below(self.first_poll_spread());
                 Role::ManycastClient(Search::new(options, interval, first))
             }
             _ => Role::Client(Client::default()),
@@ -165,7 +164,7 @@ impl Controller {
             self.demobilise(guest, Farewell::Configured);
             self.select();
         }
-        let first_poll = self.now.monotonic + self.chance.below(FIRST_POLL_SPREAD);
+        let first_poll = self.now.monotonic + self.chance.below(self.first_poll_spread());
         let Some(id) = self.insert(Some(source), &configuration, remote, role, first_poll) else {
             self.report(None, News::TableFull);
             return None;

@@ -17,8 +17,11 @@ use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Ppm, Timestamp};
 use crate::wire::ReferenceId;
 use std::net::SocketAddr;
 
-/// After a step, and at the start, associations are polled anew, spread over this time.
-pub(super) const FIRST_POLL_SPREAD: NtpDuration = NtpDuration::from_seconds(1);
+/// After a step, and at the start, associations are polled anew, spread over this time,
+const FIRST_POLL_SPREAD: NtpDuration = NtpDuration::from_seconds(1);
+/// or, if there are many, over so much for each, 8 ms: after its answer all of them are looked at, which takes the longer the
+/// more there are, and they stay together for many polls.
+const FIRST_POLL_SPACING: NtpDuration = NtpDuration::from_bits(1 << 25);
 
 /// The system variables (RFC 5905 section 11.1).
 #[derive(Clone, Debug)]
@@ -281,11 +284,17 @@ impl Controller {
         }
     }
 
+    pub(super) fn first_poll_spread(&self) -> NtpDuration {
+        let many = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
+        FIRST_POLL_SPREAD.max(FIRST_POLL_SPACING.times(many))
+    }
+
     fn reset_all(&mut self) {
         let now = self.now.monotonic;
         let ids: Vec<AssociationId> = self.associations.keys().copied().collect();
+        let spread = self.first_poll_spread();
         for id in ids {
-            let first = now + self.chance.below(FIRST_POLL_SPREAD);
+            let first = now + self.chance.below(spread);
             if let Some(association) = self.associations.get_mut(&id) {
                 association.reset(first);
             }
