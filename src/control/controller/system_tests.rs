@@ -207,3 +207,36 @@ fn broadcast_associations_take_mode_5_or_nothing() {
         }
     }
 }
+
+/// Who listens on one interface to one group hears a server there only, known or not: on another network anybody may have
+/// its address.
+#[test]
+fn a_known_broadcaster_is_heard_only_where_its_source_listens() {
+    let options = BroadcastClientOptions {
+        calibration: Calibration::Delay(NtpDuration::ZERO),
+        unsigned: Unsigned::Allowed,
+        interface: InterfaceIndex(3),
+    };
+    let kind = SourceKind::BroadcastClient(options);
+    let configuration = SourceConfiguration { kind, ..SourceConfiguration::server(NTP_GROUP) };
+    let mut shell = Shell::new(ControllerOptions::default());
+    shell.tell(Event::AddSource { source: SourceId(1), configuration });
+    let mut received = 0;
+    for (interface, is_multicast, is_heard) in
+        [(3, true, true), (4, true, false), (3, false, false), (4, false, false), (3, true, true)]
+    {
+        shell.pass(NtpDuration::from_seconds(16));
+        let mut header = Header::new(Leap::None, Version::V4, Mode::Broadcast);
+        header.stratum = 1;
+        header.set_poll(Log2Seconds(4));
+        header.set_transmit_timestamp(shell.now.clock);
+        let arrival = shell.arrival(Shell::service(), SocketAddr::new(address(7), 123), header);
+        let arrival = Arrival { interface: InterfaceIndex(interface), ..arrival };
+        let before = shell.controller.counters().discarded;
+        shell.tell(Event::Packet(Shell::to_everybody(arrival, is_multicast)));
+        received += u64::from(is_heard);
+        let association = shell.controller.associations().next().unwrap();
+        assert_eq!(association.traffic.received, received, "interface {interface}, {is_multicast}");
+        assert_eq!(shell.controller.counters().discarded - before, u64::from(!is_heard));
+    }
+}
