@@ -73,6 +73,17 @@ impl Role {
         }
     }
 
+    /// Through which interface (0: routing decides) it speaks to a group or broadcast address; `None`: it has to do with
+    /// one host.
+    #[must_use]
+    pub const fn group_interface(&self) -> Option<InterfaceIndex> {
+        match self {
+            Self::BroadcastServer(server) => Some(server.options.interface),
+            Self::ManycastClient(search) => Some(search.options().interface),
+            Self::Client(_) | Self::Symmetric(_) | Self::BroadcastClient(_) => None,
+        }
+    }
+
     /// Is it a passive end of a peering?
     #[must_use]
     pub const fn is_passive(&self) -> bool {

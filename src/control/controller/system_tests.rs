@@ -1,10 +1,10 @@
 //! What becomes of the system variables, and which packets which association takes.
 
 use super::super::super::source::{
-    BroadcastClientOptions, BroadcastOptions, Calibration, NTP_GROUP, SourceKind, Unsigned,
+    BroadcastClientOptions, BroadcastOptions, Calibration, ManycastOptions, NTP_GROUP, SourceKind, Unsigned,
 };
 use super::super::super::state::SourceState;
-use super::super::super::{InterfaceIndex, Trailer};
+use super::super::super::{InterfaceIndex, Trailer, Transmission};
 use super::*;
 use crate::snapshot::SystemSnapshot;
 use crate::time::{NtpShort, Ppm};
@@ -239,4 +239,40 @@ fn a_known_broadcaster_is_heard_only_where_its_source_listens() {
         assert_eq!(association.traffic.received, received, "interface {interface}, {is_multicast}");
         assert_eq!(shell.controller.counters().discarded - before, u64::from(!is_heard));
     }
+}
+
+/// A group is no server: one may speak to it on several networks, and ask it, too. Only the same twice is once too often.
+#[test]
+fn a_group_may_be_spoken_to_on_each_interface_and_asked_as_well() {
+    let mut shell = synchronised(1, 40, &[]);
+    let broadcast = |interface| {
+        let interface = InterfaceIndex(interface);
+        SourceKind::Broadcast(BroadcastOptions { interval: Log2Seconds(4), hop_limit: 1, interface })
+    };
+    let search = SourceKind::ManycastClient(ManycastOptions::default());
+    let add = |shell: &mut Shell, number, kind| {
+        let configuration = SourceConfiguration { kind, ..SourceConfiguration::server(NTP_GROUP) };
+        shell.tell(Event::AddSource { source: SourceId(number), configuration });
+        shell.controller.associations().count() - 1
+    };
+    assert_eq!(add(&mut shell, 11, broadcast(3)), 1);
+    assert_eq!(add(&mut shell, 12, broadcast(4)), 2);
+    assert_eq!(add(&mut shell, 13, search), 3);
+    assert_eq!(add(&mut shell, 14, broadcast(4)), 3, "the same twice");
+    assert_eq!(add(&mut shell, 15, search), 3, "the same twice");
+    shell.tell(Event::RemoveSource(SourceId(12)));
+    assert_eq!(add(&mut shell, 14, broadcast(4)), 3);
+    let mut spoken = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        shell.sends.clear();
+        shell.wake_in_time();
+        for sent in &shell.sends {
+            let Transmission { to, interface, header, .. } = &sent.transmission;
+            if to.ip() == NTP_GROUP {
+                spoken.insert((interface.0, header.mode() as u8));
+            }
+        }
+    }
+    let all = [(0, Mode::Client as u8), (3, Mode::Broadcast as u8), (4, Mode::Broadcast as u8)];
+    assert_eq!(spoken, all.into());
 }
