@@ -276,3 +276,66 @@ fn a_group_may_be_spoken_to_on_each_interface_and_asked_as_well() {
     let all = [(0, Mode::Client as u8), (3, Mode::Broadcast as u8), (4, Mode::Broadcast as u8)];
     assert_eq!(spoken, all.into());
 }
+
+/// A server that answers, and says each time that it does not know the time, is not unreachable: that would send its
+/// operator to look for a broken network. (No sample comes of it, so the reach register stays 0, as in A.5.1.1.)
+#[test]
+fn a_server_that_says_it_has_no_time_is_not_called_unreachable() {
+    let state = |shell: &Shell| shell.controller.associations().next().unwrap().state;
+    for (spoil, expected) in [
+        (Spoil::Leap, SourceState::Unsynchronised),
+        (Spoil::Stratum(16), SourceState::BadStratum { stratum: 16 }),
+    ] {
+        let mut shell = Shell::new(ControllerOptions::default());
+        shell.tell(Event::AddSource { source: SourceId(1), configuration: server(1) });
+        assert_eq!(state(&shell), SourceState::Unreachable);
+        for _ in 0..40 {
+            answer_next(&mut shell, &[spoil]);
+        }
+        assert_eq!(state(&shell), expected);
+        assert!(!shell.controller.associations().next().unwrap().poll.reach().is_reachable());
+        for _ in 0..30 {
+            shell.sends.clear();
+            shell.wake_in_time();
+        }
+        assert_eq!(state(&shell), SourceState::Unreachable, "now it says nothing");
+    }
+}
+
+/// What `timeball sources` says of a source: RATE as long as it is in force, other kisses until there is time again, and why
+/// answers were of no use. Checklist 32, 33.
+#[test]
+fn the_reason_tells_of_kisses_and_failed_tests() {
+    let reason = |shell: &Shell| shell.controller.associations().next().unwrap().reason();
+    let mut shell = synchronised(1, 40, &[]);
+    assert_eq!(reason(&shell), "system peer");
+    for (code, said, later) in [
+        (*b"STEP", "its own clock is not synchronised; it said STEP", "system peer"),
+        (
+            *b"RATE",
+            "system peer; it wants to be asked less often (RATE)",
+            "system peer; it wants to be asked less often (RATE)",
+        ),
+    ] {
+        for (spoils, expected) in [(vec![Spoil::Kiss(code)], said), (Vec::new(), later)] {
+            while shell.sends.is_empty() {
+                shell.wake_in_time();
+            }
+            shell.report_send(true, NtpDuration::ZERO);
+            shell.answer(&Answer { spoils, ..Answer::good() });
+            assert_eq!(reason(&shell), expected);
+        }
+    }
+    let mut shell = Shell::new(ControllerOptions::default());
+    shell.tell(Event::AddSource { source: SourceId(1), configuration: server(1) });
+    let good_but_for_its_mac = Answer { spoils: vec![Spoil::Mac(1)], ..Answer::good() };
+    for _ in 0..3 {
+        while shell.sends.is_empty() {
+            shell.wake_in_time();
+        }
+        shell.report_send(true, NtpDuration::ZERO);
+        shell.answer(&good_but_for_its_mac);
+    }
+    let expected = "no valid answer to the last 8 polls; so far 3 packets failed test 5 (authentication)";
+    assert_eq!(reason(&shell), expected);
+}
