@@ -302,6 +302,35 @@ fn a_server_that_says_it_has_no_time_is_not_called_unreachable() {
     }
 }
 
+/// Beyond the panic threshold nothing is served; when the sources that said so are gone, the fallback is, and follows what
+/// is said of it.
+#[test]
+fn a_panic_ends_with_the_sources_that_caused_it() {
+    let mut shell = Shell::new(ControllerOptions::default());
+    shell.tell(Event::AddSource { source: SourceId(1), configuration: server(1) });
+    for _ in 0..40 {
+        shell.wake_in_time();
+        if !shell.sends.is_empty() {
+            shell.report_send(true, NtpDuration::ZERO);
+            shell.answer(&Answer { lie: NtpDuration::from_seconds(2000), ..Answer::good() });
+        }
+    }
+    let ours = |stratum| SystemSnapshot {
+        leap: Leap::None,
+        stratum,
+        root_dispersion: NtpDuration::ZERO,
+        reference_timestamp: START.clock,
+        ..SystemSnapshot::unsynchronised(Log2Seconds(-20))
+    };
+    shell.tell(Event::Reference(ours(10)));
+    assert_eq!(shell.controller.associations().next().unwrap().state, SourceState::Selected);
+    assert!(!shell.controller.system().snapshot.is_synchronised(), "in a panic");
+    shell.tell(Event::RemoveSource(SourceId(1)));
+    assert_eq!(shell.controller.system().snapshot, ours(10));
+    shell.tell(Event::Reference(ours(11)));
+    assert_eq!(shell.controller.system().snapshot, ours(11));
+}
+
 /// What `timeball sources` says of a source: RATE as long as it is in force, other kisses until there is time again, and why
 /// answers were of no use. Checklist 32, 33.
 #[test]
