@@ -263,6 +263,10 @@ fn sources_are_refused_by_name_and_range() {
             "[[broadcast]]\naddress = \"2001:db8::1\"",
             "2: broadcast.address = \"2001:db8::1\": must be a broadcast address",
         ),
+        (
+            "[[broadcast]]\naddress = \"0.0.0.0\"",
+            "2: broadcast.address = \"0.0.0.0\": must be a broadcast address",
+        ),
         ("[[broadcast]]\naddress = \"224.0.1.1\"\nttl = 0", "3: broadcast.ttl = 0: must be 1 to 255"),
         (
             "[[broadcast-client]]\naddress = \"::\"",
@@ -305,6 +309,17 @@ fn sources_are_refused_by_name_and_range() {
         );
     }
     assert!(parse(&format!("{keys}[[server]]\naddress = \"a\"\nkey = 1")).is_ok());
+}
+
+/// RFC 5905 section 3.1: 224.0.1.1 is NTP's.
+#[test]
+fn a_group_that_is_not_named_is_ntps_own() {
+    let sources = parse("[[broadcast]]\n[[manycast-client]]\n[[manycast-server]]\n").expect("right").sources;
+    let group: IpAddr = [224, 0, 1, 1].into();
+    assert_eq!(sources.broadcasts[0].address, group);
+    assert_eq!((sources.manycast_clients[0].address, sources.manycast_servers[0].address), (group, group));
+    let told = parse("[[broadcast-client]]\n").expect_err("a broadcast or a group?");
+    assert!(told.starts_with("timeball.toml:1: broadcast-client.address is missing"), "{told}");
 }
 
 #[test]

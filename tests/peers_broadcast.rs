@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::can_have_labs;
 use common::peers::{Keys, Kind, OURS, Peer, THEIRS, follows, in_time, is_followed, lab, timeball};
+use common::{can_have_labs, run_well};
 
 const BROADCAST: &str = "10.99.1.255";
 const GROUP: &str = "224.0.1.1";
@@ -28,6 +28,8 @@ fn we_hear_over(carrier: &str, kind: Kind, their_lines: &str, ours: &str, remote
         return;
     }
     let (lab, keys) = (lab(), Keys::new());
+    // Without it chronyd has no way to 255.255.255.255.
+    run_well(lab.on_client("ip").args(["route", "add", "default", "dev", "tb0"]));
     let lines = format!("{}\n{their_lines}", kind.local());
     let Some(_server) = Peer::start_ahead(&lab, kind, &lines, AHEAD_SECONDS) else { return };
     let configuration = format!("{carrier}\n{}[[broadcast-client]]\n{ours}\n", keys.lines());
@@ -82,6 +84,25 @@ fn we_hear_chronyd_broadcast_without_workers() {
     we_hear_over(carrier, Kind::Chronyd, "broadcast 4 10.99.1.255", ours, "10.99.1.2:123");
 }
 
+/// (ntpd does not hear it: it drops what comes to its wildcard socket.)
+#[test]
+fn we_hear_chronyd_limited_broadcast() {
+    let ours = "address = \"255.255.255.255\"\nallow-unsigned = true\ninterface = \"tb0\"";
+    we_hear(Kind::Chronyd, "broadcast 4 255.255.255.255", ours, "10.99.1.2:123");
+}
+
+#[test]
+fn we_hear_chronyd_multicast() {
+    let ours = format!("address = \"{GROUP}\"\nallow-unsigned = true");
+    we_hear(Kind::Chronyd, "broadcast 4 224.0.1.1", &ours, "10.99.1.2:123");
+}
+
+#[test]
+fn we_hear_chronyd_multicast_over_ipv6() {
+    let ours = format!("address = \"{GROUP_V6}\"\nallow-unsigned = true\ninterface = \"tb0\"");
+    we_hear(Kind::Chronyd, "broadcast 4 ff05::101", &ours, "[fd99:1::2]:123");
+}
+
 #[test]
 fn we_hear_ntpd_broadcast() {
     let ours = format!("address = \"{BROADCAST}\"\nallow-unsigned = true");
@@ -118,6 +139,12 @@ fn we_hear_ntpd_multicast_over_ipv6() {
     we_hear(Kind::Ntpd, "broadcast ff05::101 ttl 1 minpoll 3 maxpoll 3", &ours, "[fd99:1::2]:123");
 }
 
+#[test]
+fn we_hear_ntpd_multicast_over_ipv6_with_a_key() {
+    let ours = format!("address = \"{GROUP_V6}\"\nkey = 2");
+    we_hear(Kind::Ntpd, "broadcast ff05::101 key 2 ttl 1 minpoll 3 maxpoll 3", &ours, "[fd99:1::2]:123");
+}
+
 /// Whoever can send to us could set our clock (RFC 8633 section 5.5).
 #[test]
 fn we_do_not_hear_the_unsigned_unless_told_to() {
@@ -150,10 +177,10 @@ fn ntpd_hears_our_broadcast_with_a_key() {
     we_are_heard("broadcastclient", &ours, OURS[0]);
 }
 
+/// To NTP's own group, since none is named.
 #[test]
 fn ntpd_hears_our_multicast() {
-    let ours = format!("address = \"{GROUP}\"\ninterface = \"tb0\"");
-    we_are_heard("disable auth\nmulticastclient 224.0.1.1", &ours, OURS[0]);
+    we_are_heard("disable auth\nmulticastclient 224.0.1.1", "interface = \"tb0\"", OURS[0]);
 }
 
 #[test]
@@ -167,6 +194,12 @@ fn ntpd_hears_our_multicast_over_ipv6() {
     // The first four octets of the MD5 digest of fd99:1::1.
     let ours = format!("address = \"{GROUP_V6}\"\ninterface = \"tb0\"");
     we_are_heard("disable auth\nmulticastclient ff05::101", &ours, OUR_V6_REFERENCE);
+}
+
+#[test]
+fn ntpd_hears_our_multicast_over_ipv6_with_a_key() {
+    let ours = format!("address = \"{GROUP_V6}\"\nkey = 2\ninterface = \"tb0\"");
+    we_are_heard("multicastclient ff05::101", &ours, OUR_V6_REFERENCE);
 }
 
 const OUR_V6_REFERENCE: &str = "77.14.249.191";

@@ -94,10 +94,11 @@ fn peer(mut section: Section<'_>, around: Around<'_>) -> Peer {
 }
 
 fn broadcast(mut section: Section<'_>, around: Around<'_>) -> Broadcast {
-    let address = required(&mut section, "address", BROADCASTS, |value| {
-        address(value).filter(|address| is_for_many(*address) || address.is_ipv4())
+    let place = section.value("address", |value| {
+        let place = address(&value).filter(|place| !place.is_unspecified());
+        place.filter(|place| is_for_many(*place) || place.is_ipv4()).ok_or_else(|| BROADCASTS.to_owned())
     });
-    let default = Broadcast::new(address.filter(|address| !address.is_unspecified()).unwrap_or(GROUP));
+    let default = Broadcast::new(place.unwrap_or(GROUP));
     let broadcast = Broadcast {
         port: section.integer("port", PORTS).unwrap_or(default.port),
         instance: around.instances.read(&mut section),
@@ -260,7 +261,9 @@ fn is_for_many(address: IpAddr) -> bool {
 }
 
 fn group(section: &mut Section<'_>) -> IpAddr {
-    let group = required(section, "address", GROUPS, |value| address(value).filter(IpAddr::is_multicast));
+    let group = section.value("address", |value| {
+        address(&value).filter(IpAddr::is_multicast).ok_or_else(|| GROUPS.to_owned())
+    });
     group.unwrap_or(GROUP)
 }
 

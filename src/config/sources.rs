@@ -291,7 +291,7 @@ impl ManycastServer {
     }
 }
 
-/// NTP's own group (224.0.1.1), where a group must be named and is not.
+/// NTP's own group (224.0.1.1), where no other is named.
 pub const GROUP: IpAddr = NTP_GROUP;
 
 /// Who may become a passive peer of ours.

@@ -11,7 +11,7 @@ use super::event::{AssociationId, InstanceId, InterfaceIndex, KeyId, StampKind};
 use super::filter::ClockFilter;
 use super::kiss::Kiss;
 use super::manycast::Search;
-use super::packet_checks::FailureCounts;
+use super::packet_checks::{Failure, FailureCounts};
 use super::poll::PollProcess;
 use super::reference::{Followed, find_loop};
 use super::sample::Sample;
@@ -70,6 +70,17 @@ impl Role {
             Self::Symmetric(symmetric) => Some(symmetric.client_mut()),
             Self::BroadcastClient(listener) => Some(&mut listener.client),
             Self::BroadcastServer(_) | Self::ManycastClient(_) => None,
+        }
+    }
+
+    /// Through which interface (0: routing decides) it speaks to a group or broadcast address; `None`: it has to do with
+    /// one host.
+    #[must_use]
+    pub const fn group_interface(&self) -> Option<InterfaceIndex> {
+        match self {
+            Self::BroadcastServer(server) => Some(server.options.interface),
+            Self::ManycastClient(search) => Some(search.options().interface),
+            Self::Client(_) | Self::Symmetric(_) | Self::BroadcastClient(_) => None,
         }
     }
 
@@ -176,7 +187,7 @@ pub struct Association {
     pub peer: Option<PeerVariables>,
     /// The last measurement.
     pub last_sample: Option<LastSample>,
-    /// The last Kiss-o'-Death that was believed.
+    /// The last Kiss-o'-Death that was believed. Unless it was RATE, whose effect lasts, a measurement makes up for it.
     pub kiss: Option<Kiss>,
     /// How far it got in the last selection.
     pub state: SourceState,
@@ -213,7 +224,26 @@ impl Association {
             follows: self.follows(system_peer, elsewhere),
             poll: self.poll.interval(),
             options: self.options,
+            speaks: peer.is_some_and(|peer| now - peer.time <= self.poll.memory()),
         }
+    }
+
+    /// How far it gets and why no further, in words, with what may have led to that.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let mut reason = self.state.to_string();
+        let failures = Failure::ALL.map(|failure| (self.traffic.failures.of(failure), failure));
+        if let (SourceState::Unreachable, Some((count @ 1.., failure))) =
+            (self.state, failures.into_iter().max_by_key(|(count, _)| *count))
+        {
+            reason += &format!("; so far {count} packets failed test {} ({failure})", failure.number());
+        }
+        match self.kiss {
+            None => {}
+            Some(Kiss::Rate) => reason += "; it wants to be asked less often (RATE)",
+            Some(kiss) => reason += &format!("; it said {kiss}"),
+        }
+        reason
     }
 
     /// How selection names it.

@@ -127,6 +127,12 @@ impl PollProcess {
         self.host_poll.min(self.peer_poll).clamp(self.options.poll_min, self.options.poll_max)
     }
 
+    /// How far back the reach register remembers.
+    #[must_use]
+    pub fn memory(&self) -> NtpDuration {
+        self.interval().to_duration().times(u8::BITS)
+    }
+
     /// hpoll: how often we would ask if the other side had no wish of its own. This is what requests say. (If they
     /// said the interval, the server's echo of it would be the lesser of the two for ever.)
     #[must_use]

@@ -104,6 +104,8 @@ pub struct Candidate {
     pub poll: Log2Seconds,
     /// The operator's wishes.
     pub options: SourceOptions,
+    /// Did it say anything believable for as long as the reach register remembers, were it only that it has no time?
+    pub speaks: bool,
 }
 
 /// What holds for all sources.
@@ -174,7 +176,8 @@ impl Candidate {
         options: &Options,
         now: Timestamp<Monotonic>,
     ) -> Result<Survivor, SourceState> {
-        if self.reach == 0 {
+        // Who says that he has no time leaves the register as it is (A.5.1.1), but is not far away.
+        if self.reach == 0 && !self.speaks {
             return Err(SourceState::Unreachable);
         }
         if self.leap == Leap::Unsynchronised {
@@ -182,6 +185,9 @@ impl Candidate {
         }
         if self.stratum == 0 || self.stratum >= STRATUM_UNSYNCHRONISED {
             return Err(SourceState::BadStratum { stratum: self.stratum });
+        }
+        if self.reach == 0 {
+            return Err(SourceState::Unreachable);
         }
         match self.follows {
             Loop::None => {}

@@ -56,6 +56,7 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             maximum_delay: None,
             maximum_jitter: None,
         },
+        speaks: rest.3 != 0,
     })
 }
 

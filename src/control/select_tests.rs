@@ -33,6 +33,7 @@ fn source(id: u32, offset_milliseconds: i64) -> Candidate {
         follows: Loop::None,
         poll: Log2Seconds(6),
         options: SourceOptions::default(),
+        speaks: true,
     }
 }
 
@@ -108,6 +109,11 @@ fn no_source_is_no_error() {
 #[test]
 fn each_test_of_fitness_has_its_state() {
     assert_eq!(verdict(|it| it.reach = 0), SourceState::Unreachable);
+    let mute = |speaks| {
+        verdict(move |it| (it.reach, it.leap, it.stratum, it.speaks) = (0, Leap::Unsynchronised, 0, speaks))
+    };
+    assert_eq!(mute(false), SourceState::Unreachable);
+    assert_eq!(mute(true), SourceState::Unsynchronised, "it says so itself");
     assert_eq!(verdict(|it| it.leap = Leap::Unsynchronised), SourceState::Unsynchronised);
     assert_eq!(verdict(|it| it.stratum = 16), SourceState::BadStratum { stratum: 16 });
     assert_eq!(verdict(|it| it.stratum = 0), SourceState::BadStratum { stratum: 0 });

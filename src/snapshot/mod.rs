@@ -88,8 +88,13 @@ impl SystemSnapshot {
     /// The root dispersion at a later time, rounded up onto the wire.
     #[must_use]
     pub fn root_dispersion_at(&self, time: NtpTimestamp) -> NtpShort {
-        let age = NtpShort::from_duration_rounded_up(time - self.reference_timestamp);
-        NtpShort::from_duration_rounded_up(self.root_dispersion + age.growth(self.dispersion_rate))
+        let age = time - self.reference_timestamp;
+        let growth = match NtpShort::from_duration_rounded_up(age) {
+            // 18 hours, which is half of the longest poll interval.
+            NtpShort::MAX => age * self.dispersion_rate,
+            age => age.growth(self.dispersion_rate),
+        };
+        NtpShort::from_duration_rounded_up(self.root_dispersion + growth)
     }
 }
 
@@ -130,5 +135,8 @@ mod tests {
         assert!((0.001..0.001_02).contains(&at(0)), "{}", at(0));
         assert!((0.016..0.016_02).contains(&at(1000)), "{}", at(1000));
         assert_eq!(at(-5), at(0), "a clock that was stepped back does not shrink its error");
+        // 28 and 56 hours: a server that is polled every 36 hours may be silent for so long.
+        assert!((1.501..1.501_1).contains(&at(100_000)), "{}", at(100_000));
+        assert!((3.001..3.001_1).contains(&at(200_000)), "{}", at(200_000));
     }
 }

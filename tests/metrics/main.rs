@@ -159,6 +159,20 @@ fn sources_are_shown_by_name_and_only_those_that_are_configured() {
     assert_eq!(page.value("timeball_control_lateness_seconds_count", &[]), 3.0);
 }
 
+/// Two tables may speak to one group, on two interfaces; a page with one series twice would be refused as a whole.
+#[test]
+fn what_has_one_name_is_one_series() {
+    let mut sources = full_sources();
+    let rows = sources["sources"].as_array_mut().unwrap();
+    let again: Vec<Value> = rows[1..3].to_vec();
+    rows.extend(again);
+    let report = serde_json::from_value(full_report()).unwrap();
+    let page = Page::parse(&page(&report, &serde_json::from_value(sources).unwrap()))
+        .unwrap_or_else(|problem| panic!("{problem:?}"));
+    let group = [("source", "224.0.1.1"), ("address", "224.0.1.1:123"), ("direction", "sent")];
+    assert_eq!(page.value("timeball_source_packets_total", &group), 6.0);
+}
+
 /// A thousand of them are counted, and not a thousand times ten series.
 #[test]
 fn the_number_of_series_is_bounded() {

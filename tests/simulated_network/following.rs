@@ -82,7 +82,7 @@ fn two_that_have_only_each_other_stay_unsynchronised() {
         assert_eq!(world.daemon(host).snapshot.stratum, 0);
         assert!(!world.daemon(host).has_touched_its_clock());
     }
-    assert_eq!(world.daemon(CLIENT).state(server_address(50)), Some(SourceState::Unreachable));
+    assert_eq!(world.daemon(CLIENT).state(server_address(50)), Some(SourceState::Unsynchronised));
 }
 
 /// A daemon that is its own source by mistake. Checklist 26.

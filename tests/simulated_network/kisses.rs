@@ -73,7 +73,7 @@ fn other_kisses_are_inspected_and_discarded() {
         world.server(1).fault = Some((Fault::Kiss(code), Placement::Instead));
         world.run(3600.0);
         let daemon = world.daemon(CLIENT);
-        assert_eq!(daemon.state(server_address(1)), Some(SourceState::Unreachable), "it gives no time");
+        assert_eq!(daemon.state(server_address(1)), Some(SourceState::Unsynchronised), "it gives no time");
         assert_eq!(daemon.said(|news| matches!(news, News::Kissed { .. })), 1, "said once");
         world.server(1).fault = None;
         world.run(1800.0);

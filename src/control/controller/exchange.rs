@@ -279,6 +279,7 @@ impl Controller {
         let slewed = self.discipline.slewed(now);
         let Some(association) = self.associations.get_mut(&id) else { return };
         association.local = Some(arrival.local);
+        association.kiss = association.kiss.filter(|kiss| *kiss == Kiss::Rate);
         association.poll.on_valid(now, arrival.header.poll(), system_poll, &mut self.chance);
         association.take(sample, &arrival.header, arrival.stamp, slewed);
         self.select();

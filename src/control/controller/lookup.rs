@@ -133,7 +133,7 @@ impl Controller {
         association.useless_polls = if is_useless { association.useless_polls.saturating_add(1) } else { 0 };
         let Some(source) = association.source else { return };
         let is_long = association.useless_polls >= USELESS_POLLS;
-        let is_silent = is_long && association.state == SourceState::Unreachable;
+        let is_silent = is_long && !association.poll.reach().is_reachable();
         let is_named = self
             .sources
             .get(&source)

@@ -156,7 +156,11 @@ impl Controller {
         role: Role,
     ) -> Option<AssociationId> {
         let configuration = self.sources.get(&source)?.configuration.clone();
-        if self.is_taken(configuration.instance, remote) {
+        let is_taken = match role.group_interface() {
+            None => self.is_taken(configuration.instance, remote),
+            Some(_) => self.is_repeated(configuration.instance, remote, &role),
+        };
+        if is_taken {
             self.report_in(Some(configuration.instance), None, News::AlreadySource { remote });
             return None;
         }
@@ -180,6 +184,15 @@ impl Controller {
         held.is_some_and(|association| !association.role.is_passive())
     }
 
+    /// Is the same said to the same group already, or asked, through the same interface?
+    fn is_repeated(&self, instance: InstanceId, group: SocketAddr, role: &Role) -> bool {
+        self.associations.values().any(|association| {
+            (association.instance, association.remote) == (instance, group)
+                && association.role.mode() == role.mode()
+                && association.role.group_interface() == role.group_interface()
+        })
+    }
+
     /// A new association with an address that has none; `None`: there is no room.
     pub(super) fn insert(
         &mut self,
@@ -197,7 +210,9 @@ impl Controller {
         let id = AssociationId(number);
         let precision = self.options.precision;
         let association = new_association(id, source, remote, configuration, role, first_poll, precision);
-        self.servers.insert((association.instance, remote), id);
+        if association.role.group_interface().is_none() {
+            self.servers.insert((association.instance, remote), id);
+        }
         self.associations.insert(id, association);
         self.report(Some(id), News::Mobilised { remote });
         self.plan(id);
@@ -209,7 +224,9 @@ impl Controller {
         let Some(mut association) = self.associations.remove(&id) else { return };
         let open = association.role.client_mut().and_then(Client::close);
         self.actions.extend(open.map(Action::CloseSocket));
-        self.servers.remove(&(association.instance, association.remote));
+        if association.role.group_interface().is_none() {
+            self.servers.remove(&(association.instance, association.remote));
+        }
         self.agenda.set(Due::Association(id), None);
         let remote = association.remote;
         if let Some(source) = association.source

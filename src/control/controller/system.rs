@@ -171,6 +171,7 @@ impl Controller {
     /// Nobody is selected: the clock is left alone, and the fallback is served, stratum 16 unless there is one. (The frequency stays as it is: it is
     /// the best guess. A slew that is under way works off an offset that was believed, and ends by itself.)
     fn lose_reference(&mut self) {
+        self.system.is_panicking = false;
         self.follow(None);
         self.publish(self.system.fallback);
     }

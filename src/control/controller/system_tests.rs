@@ -1,10 +1,10 @@
 //! What becomes of the system variables, and which packets which association takes.
 
 use super::super::super::source::{
-    BroadcastClientOptions, BroadcastOptions, Calibration, NTP_GROUP, SourceKind, Unsigned,
+    BroadcastClientOptions, BroadcastOptions, Calibration, ManycastOptions, NTP_GROUP, SourceKind, Unsigned,
 };
 use super::super::super::state::SourceState;
-use super::super::super::{InterfaceIndex, Trailer};
+use super::super::super::{InterfaceIndex, Trailer, Transmission};
 use super::*;
 use crate::snapshot::SystemSnapshot;
 use crate::time::{NtpShort, Ppm};
@@ -206,4 +206,165 @@ fn broadcast_associations_take_mode_5_or_nothing() {
             assert_eq!((shell.controller.associations().count(), shell.sent), (1, 0), "{kind:?} {mode:?}");
         }
     }
+}
+
+/// Who listens on one interface to one group hears a server there only, known or not: on another network anybody may have
+/// its address.
+#[test]
+fn a_known_broadcaster_is_heard_only_where_its_source_listens() {
+    let options = BroadcastClientOptions {
+        calibration: Calibration::Delay(NtpDuration::ZERO),
+        unsigned: Unsigned::Allowed,
+        interface: InterfaceIndex(3),
+    };
+    let kind = SourceKind::BroadcastClient(options);
+    let configuration = SourceConfiguration { kind, ..SourceConfiguration::server(NTP_GROUP) };
+    let mut shell = Shell::new(ControllerOptions::default());
+    shell.tell(Event::AddSource { source: SourceId(1), configuration });
+    let mut received = 0;
+    for (interface, is_multicast, is_heard) in
+        [(3, true, true), (4, true, false), (3, false, false), (4, false, false), (3, true, true)]
+    {
+        shell.pass(NtpDuration::from_seconds(16));
+        let mut header = Header::new(Leap::None, Version::V4, Mode::Broadcast);
+        header.stratum = 1;
+        header.set_poll(Log2Seconds(4));
+        header.set_transmit_timestamp(shell.now.clock);
+        let arrival = shell.arrival(Shell::service(), SocketAddr::new(address(7), 123), header);
+        let arrival = Arrival { interface: InterfaceIndex(interface), ..arrival };
+        let before = shell.controller.counters().discarded;
+        shell.tell(Event::Packet(Shell::to_everybody(arrival, is_multicast)));
+        received += u64::from(is_heard);
+        let association = shell.controller.associations().next().unwrap();
+        assert_eq!(association.traffic.received, received, "interface {interface}, {is_multicast}");
+        assert_eq!(shell.controller.counters().discarded - before, u64::from(!is_heard));
+    }
+}
+
+/// A group is no server: one may speak to it on several networks, and ask it, too. Only the same twice is once too often.
+#[test]
+fn a_group_may_be_spoken_to_on_each_interface_and_asked_as_well() {
+    let mut shell = synchronised(1, 40, &[]);
+    let broadcast = |interface| {
+        let interface = InterfaceIndex(interface);
+        SourceKind::Broadcast(BroadcastOptions { interval: Log2Seconds(4), hop_limit: 1, interface })
+    };
+    let search = SourceKind::ManycastClient(ManycastOptions::default());
+    let add = |shell: &mut Shell, number, kind| {
+        let configuration = SourceConfiguration { kind, ..SourceConfiguration::server(NTP_GROUP) };
+        shell.tell(Event::AddSource { source: SourceId(number), configuration });
+        shell.controller.associations().count() - 1
+    };
+    assert_eq!(add(&mut shell, 11, broadcast(3)), 1);
+    assert_eq!(add(&mut shell, 12, broadcast(4)), 2);
+    assert_eq!(add(&mut shell, 13, search), 3);
+    assert_eq!(add(&mut shell, 14, broadcast(4)), 3, "the same twice");
+    assert_eq!(add(&mut shell, 15, search), 3, "the same twice");
+    shell.tell(Event::RemoveSource(SourceId(12)));
+    assert_eq!(add(&mut shell, 14, broadcast(4)), 3);
+    let mut spoken = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        shell.sends.clear();
+        shell.wake_in_time();
+        for sent in &shell.sends {
+            let Transmission { to, interface, header, .. } = &sent.transmission;
+            if to.ip() == NTP_GROUP {
+                spoken.insert((interface.0, header.mode() as u8));
+            }
+        }
+    }
+    let all = [(0, Mode::Client as u8), (3, Mode::Broadcast as u8), (4, Mode::Broadcast as u8)];
+    assert_eq!(spoken, all.into());
+}
+
+/// A server that answers, and says each time that it does not know the time, is not unreachable: that would send its
+/// operator to look for a broken network. (No sample comes of it, so the reach register stays 0, as in A.5.1.1.)
+#[test]
+fn a_server_that_says_it_has_no_time_is_not_called_unreachable() {
+    let state = |shell: &Shell| shell.controller.associations().next().unwrap().state;
+    for (spoil, expected) in [
+        (Spoil::Leap, SourceState::Unsynchronised),
+        (Spoil::Stratum(16), SourceState::BadStratum { stratum: 16 }),
+    ] {
+        let mut shell = Shell::new(ControllerOptions::default());
+        shell.tell(Event::AddSource { source: SourceId(1), configuration: server(1) });
+        assert_eq!(state(&shell), SourceState::Unreachable);
+        for _ in 0..40 {
+            answer_next(&mut shell, &[spoil]);
+        }
+        assert_eq!(state(&shell), expected);
+        assert!(!shell.controller.associations().next().unwrap().poll.reach().is_reachable());
+        for _ in 0..30 {
+            shell.sends.clear();
+            shell.wake_in_time();
+        }
+        assert_eq!(state(&shell), SourceState::Unreachable, "now it says nothing");
+    }
+}
+
+/// Beyond the panic threshold nothing is served; when the sources that said so are gone, the fallback is, and follows what
+/// is said of it.
+#[test]
+fn a_panic_ends_with_the_sources_that_caused_it() {
+    let mut shell = Shell::new(ControllerOptions::default());
+    shell.tell(Event::AddSource { source: SourceId(1), configuration: server(1) });
+    for _ in 0..40 {
+        shell.wake_in_time();
+        if !shell.sends.is_empty() {
+            shell.report_send(true, NtpDuration::ZERO);
+            shell.answer(&Answer { lie: NtpDuration::from_seconds(2000), ..Answer::good() });
+        }
+    }
+    let ours = |stratum| SystemSnapshot {
+        leap: Leap::None,
+        stratum,
+        root_dispersion: NtpDuration::ZERO,
+        reference_timestamp: START.clock,
+        ..SystemSnapshot::unsynchronised(Log2Seconds(-20))
+    };
+    shell.tell(Event::Reference(ours(10)));
+    assert_eq!(shell.controller.associations().next().unwrap().state, SourceState::Selected);
+    assert!(!shell.controller.system().snapshot.is_synchronised(), "in a panic");
+    shell.tell(Event::RemoveSource(SourceId(1)));
+    assert_eq!(shell.controller.system().snapshot, ours(10));
+    shell.tell(Event::Reference(ours(11)));
+    assert_eq!(shell.controller.system().snapshot, ours(11));
+}
+
+/// What `timeball sources` says of a source: RATE as long as it is in force, other kisses until there is time again, and why
+/// answers were of no use. Checklist 32, 33.
+#[test]
+fn the_reason_tells_of_kisses_and_failed_tests() {
+    let reason = |shell: &Shell| shell.controller.associations().next().unwrap().reason();
+    let mut shell = synchronised(1, 40, &[]);
+    assert_eq!(reason(&shell), "system peer");
+    for (code, said, later) in [
+        (*b"STEP", "its own clock is not synchronised; it said STEP", "system peer"),
+        (
+            *b"RATE",
+            "system peer; it wants to be asked less often (RATE)",
+            "system peer; it wants to be asked less often (RATE)",
+        ),
+    ] {
+        for (spoils, expected) in [(vec![Spoil::Kiss(code)], said), (Vec::new(), later)] {
+            while shell.sends.is_empty() {
+                shell.wake_in_time();
+            }
+            shell.report_send(true, NtpDuration::ZERO);
+            shell.answer(&Answer { spoils, ..Answer::good() });
+            assert_eq!(reason(&shell), expected);
+        }
+    }
+    let mut shell = Shell::new(ControllerOptions::default());
+    shell.tell(Event::AddSource { source: SourceId(1), configuration: server(1) });
+    let good_but_for_its_mac = Answer { spoils: vec![Spoil::Mac(1)], ..Answer::good() };
+    for _ in 0..3 {
+        while shell.sends.is_empty() {
+            shell.wake_in_time();
+        }
+        shell.report_send(true, NtpDuration::ZERO);
+        shell.answer(&good_but_for_its_mac);
+    }
+    let expected = "no valid answer to the last 8 polls; so far 3 packets failed test 5 (authentication)";
+    assert_eq!(reason(&shell), expected);
 }

@@ -211,7 +211,9 @@ impl Shell {
         let controller = &self.controller;
         let associations = controller.associations.len();
         assert!(controller.sources.len() <= SOURCES_MAX && associations <= ASSOCIATIONS_MAX);
-        assert_eq!(controller.servers.len(), associations);
+        let hosts =
+            controller.associations().filter(|association| association.role.group_interface().is_none());
+        assert_eq!(controller.servers.len(), hosts.count());
         assert!(controller.listeners.len() <= controller.sources.len());
         assert!(controller.agenda.len() <= associations + controller.sources.len() + 1);
         assert!(self.open.len() <= associations);

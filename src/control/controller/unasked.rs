@@ -97,26 +97,31 @@ impl Controller {
 
     /// The source that wants to hear what comes this way.
     fn listening_source(&self, arrival: &Arrival) -> Option<(SourceId, BroadcastClientOptions)> {
-        self.listeners.iter().find_map(|source| {
-            let configuration = self.sources.get(source)?.configuration();
-            let SourceKind::BroadcastClient(options) = configuration.kind else { return None };
-            let is_its = configuration.instance == arrival.instance
-                && (options.interface.0 == 0 || options.interface == arrival.interface)
-                && is_heard_at(&configuration.place, arrival);
-            is_its.then_some((*source, options))
-        })
+        let heard_by = |source: &SourceId| Some((*source, self.listens(*source, arrival)?));
+        self.listeners.iter().find_map(heard_by)
+    }
+
+    /// Does this source want to hear what comes this way?
+    fn listens(&self, source: SourceId, arrival: &Arrival) -> Option<BroadcastClientOptions> {
+        let configuration = self.sources.get(&source)?.configuration();
+        let SourceKind::BroadcastClient(options) = configuration.kind else { return None };
+        let is_its = configuration.instance == arrival.instance
+            && (options.interface.0 == 0 || options.interface == arrival.interface)
+            && is_heard_at(&configuration.place, arrival);
+        is_its.then_some(options)
     }
 
     /// A broadcast packet for a broadcast client association.
     pub(super) fn hear(&mut self, id: AssociationId, arrival: &Arrival) {
         let (now, precision) = (self.now.monotonic, self.options.precision);
         let slewed = self.discipline.slewed(now);
-        let Some(association) = self.associations.get_mut(&id) else { return };
-        // What was sent to us alone was not broadcast.
-        if arrival.delivery == Delivery::Unicast {
+        // What was sent to us alone was not broadcast; and where its source does not listen, anybody may have its address.
+        let source = self.associations.get(&id).and_then(|association| association.source);
+        if source.and_then(|source| self.listens(source, arrival)).is_none() {
             self.counters.discarded += 1;
             return;
         }
+        let Some(association) = self.associations.get_mut(&id) else { return };
         association.traffic.received += 1;
         let jitter = association.filter.estimate(now).map_or(NtpDuration::ZERO, |estimate| estimate.jitter);
         let key = association.key;

@@ -114,6 +114,9 @@ pub struct SourceReport {
     pub state: String,
     /// And in a sentence.
     pub reason: String,
+    /// The last Kiss-o'-Death that it said and we believed.
+    #[serde(default)]
+    pub kiss: Option<String>,
     /// Packets sent to it.
     pub sent: u64,
     /// Packets that came from it.
@@ -254,7 +257,7 @@ impl Associations {
             Role::ManycastClient(search) => {
                 (' ', "searching", format!("servers are sought with TTL {}", search.hop_limit()))
             }
-            _ => (association.state.sign(), association.state.name(), association.state.to_string()),
+            _ => (association.state.sign(), association.state.name(), association.reason()),
         };
         SourceReport {
             sign: sign.to_string(),
@@ -277,6 +280,7 @@ impl Associations {
             stamp: last.map(|last| format!("{:?}", last.stamp).to_lowercase()),
             state: state.to_owned(),
             reason,
+            kiss: association.kiss.map(|kiss| kiss.to_string()),
             sent: association.traffic.sent,
             received: association.traffic.received,
         }

@@ -7,6 +7,7 @@
 use super::exposition::{Exposition, Kind};
 use super::page::{histogram, instance};
 use crate::daemon::associations::{ControlReport, SourceReport, SourcesReport, SynchronisationReport};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The most associations that have series of their own, in the order of the configuration. Beyond, they are only counted:
 /// a site with more looks at them by `timeball sources`.
@@ -105,13 +106,17 @@ pub(super) fn sources(out: &mut Exposition, report: &SourcesReport) {
         "timeball_source_info",
         "A source, and how far it got in the selection (`timeball sources` says why); always 1.",
     );
-    for row in &shown {
-        let state = [("mode", row.mode.as_str()), ("state", row.state.as_str())];
-        info.sample(&[&labels(row, several)[..], &state].concat(), 1);
-    }
+    let states: BTreeSet<_> = shown
+        .iter()
+        .map(|row| [&labels(row, several)[..], &[("mode", row.mode.as_str()), ("state", row.state.as_str())]].concat())
+        .collect();
+    states.iter().for_each(|labels| info.sample(labels, 1));
+    let mut told = BTreeSet::new();
+    let givers: Vec<_> =
+        shown.iter().filter(|row| row.sign != " ").filter(|row| told.insert(labels(row, several))).collect();
     for (name, help, value) in METRICS {
         let mut family = out.gauge(name, help);
-        for row in shown.iter().filter(|row| row.sign != " ") {
+        for row in &givers {
             if let Some(value) = value(row) {
                 family.sample(&labels(row, several), value);
             }
@@ -119,13 +124,19 @@ pub(super) fn sources(out: &mut Exposition, report: &SourcesReport) {
     }
     let mut packets =
         out.counter("timeball_source_packets_total", "Packets exchanged with a source, by direction.");
+    let mut sums = BTreeMap::<_, [u64; 2]>::new();
     for row in shown.iter().filter(|row| row.address.is_some()) {
-        packets.sample(&[&labels(row, several)[..], &[("direction", "sent")]].concat(), row.sent);
-        packets.sample(&[&labels(row, several)[..], &[("direction", "received")]].concat(), row.received);
+        let [sent, received] = sums.entry(labels(row, several)).or_default();
+        *sent += row.sent;
+        *received += row.received;
+    }
+    for (labels, [sent, received]) in sums {
+        packets.sample(&[&labels[..], &[("direction", "sent")]].concat(), sent);
+        packets.sample(&[&labels[..], &[("direction", "received")]].concat(), received);
     }
 }
 
-/// What tells one source from another. (Two tables of one address differ in their mode, and one has no association.)
+/// What tells one source that gives time from another. (One group may be spoken to on two networks: that is one series.)
 fn labels(row: &SourceReport, several: bool) -> [(&'static str, &str); 3] {
     [
         instance(&row.instance, several),

@@ -281,6 +281,10 @@ impl Shell {
                 header.set_poll(Log2Seconds(poll));
                 header.set_transmit_timestamp(self.now.clock + lie);
                 self.ask_everybody(from(remote), header, verdict);
+                // Half of them are doubled on their way.
+                if poll < 0 {
+                    self.ask_everybody(from(remote), header, verdict);
+                }
             }
             Happening::Found(remote, verdict) => self.found(from(remote), verdict),
             Happening::Question(remote, stratum, verdict) => {
