@@ -237,12 +237,7 @@ fn sockets_alone_attach_no_program() {
 
 /// Somebody else's program, which lets everything pass.
 fn attach_foreign_program(lab: &Lab) {
-    let folder = TempDir::new().unwrap();
-    let (source, object) = (folder.path().join("pass.c"), folder.path().join("pass.o"));
-    let code =
-        "__attribute__((section(\"xdp\"), used)) int pass(void *context) { return 2; /* XDP_PASS */ }\n";
-    fs::write(&source, code).unwrap();
-    run_well(Command::new("clang").args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object));
+    let (_folder, object) = common::compiled_verdict("xdp", 2);
     lab.server_ip(&format!("link set dev tb0 xdp obj {} sec xdp", object.display()));
     assert!(lab.has_xdp_program());
 }

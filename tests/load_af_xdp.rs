@@ -199,7 +199,12 @@ fn says_why_it_cannot_start() {
     let lab = Lab::new(&[]);
     let scene = scene(&lab, "10.99.1.1", "10.99.1.2/32", 123);
     as_client(&lab, || {
-        let _first = AfXdp::open(&scene).unwrap();
+        let (_folder, object) = common::compiled_verdict("xdp", 2);
+        let object = object.display().to_string();
+        run_well(
+            std::process::Command::new("ip")
+                .args(["link", "set", "dev", "tb0", "xdp", "obj", &object, "sec", "xdp"]),
+        );
         let error = AfXdp::open(&scene).unwrap_err().to_string();
         assert!(error.contains("tb0") && error.contains("another XDP program is attached"), "{error}");
     });

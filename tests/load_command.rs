@@ -245,6 +245,17 @@ fn the_way_to_the_target_is_found_or_its_lack_explained() {
     };
     says(&ask("--target 10.99.1.1 --interface lo"), 2, &["--interface lo", "Ethernet"]);
     says(&ask("--target 10.99.1.1 --interface nosuch0"), 2, &["--interface nosuch0", "tb0"]);
+    let mut nowhere = Command::new("unshare");
+    nowhere.args([
+        "--net",
+        env!("CARGO_BIN_EXE_timeball"),
+        "load",
+        "--target",
+        "10.99.1.1",
+        "--interface",
+        "tb0",
+    ]);
+    says(&run(&mut nowhere), 2, &["--interface tb0", "which has none"]);
     says(&ask("--target 10.99.1.2 --interface tb0"), 2, &["--target 10.99.1.2", "this machine"]);
     says(&ask("--target 10.99.1.255 --interface tb0 --target-is-mine"), 2, &["--target 10.99.1.255"]);
     says(&ask("--target 10.99.1.77 --interface tb0"), 1, &["10.99.1.77 does not answer on tb0"]);

@@ -7,6 +7,8 @@
 
 mod common;
 
+use aya::Ebpf;
+use aya::programs::{SchedClassifier, TcAttachType};
 use common::{Carrier, Daemon, Lab, SERVER, can_have_labs, run_well};
 use serde_json::Value;
 use std::fs::File;
@@ -301,4 +303,88 @@ fn a_socket_server_is_reached_once_its_interface_has_gro() {
         assert!(error.starts_with("of ") && error.contains("gro on"), "{error}");
         assert!(LiveFrames::suits("lo", 1).is_err());
     });
+}
+
+/// Whoever comes second would take the replies of the first, and both would blame the server.
+#[test]
+fn a_second_generator_on_an_interface_is_refused() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = Daemon::start(&lab, &Carrier::Driver.configuration(""));
+    let scene = scene(&lab, SERVER[0]);
+    on_client(&lab, || {
+        let first = LiveFrames::open(&scene).unwrap();
+        for error in [LiveFrames::open(&scene).unwrap_err(), AfXdp::open(&scene).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.starts_with("another timeball load is at work on tb0"), "{error}");
+        }
+        drop(first);
+        let _first = AfXdp::open(&scene).unwrap();
+        LiveFrames::open(&scene).unwrap_err();
+    });
+}
+
+/// A program at the traffic control hook that says OK keeps a packet from those behind it.
+#[test]
+fn programs_of_others_hide_no_reply() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let _daemon = Daemon::start(&lab, &Carrier::Driver.configuration(""));
+    let scene = scene(&lab, SERVER[0]);
+    let (_folder, object) = common::compiled_verdict("classifier", 0);
+    let mut others = Ebpf::load_file(object).unwrap();
+    on_client(&lab, || {
+        let accept: &mut SchedClassifier = others.program_mut("verdict").unwrap().try_into().unwrap();
+        accept.load().unwrap();
+        accept.attach("tb0", TcAttachType::Ingress).unwrap();
+        let mut engine = LiveFrames::open(&scene).unwrap();
+        assert_eq!(engine.way(), "replies are judged at the traffic control hook");
+        let measured = engine.run(&plan(1000.0, Duration::from_millis(500)), &mut |_| Wish::GoOn).unwrap();
+        assert!(measured.answered > 400, "{} of {} answered", measured.answered, measured.offered);
+    });
+}
+
+/// A server whose replies lie in pages of its own, behind headers of the kernel's.
+const ZERO_COPY_SERVER: &str = r#"
+import socket, struct
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.setsockopt(socket.SOL_SOCKET, 60, 1)  # SO_ZEROCOPY
+# It ends by itself if nobody ends it.
+server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 20, 0))
+server.bind(("10.99.1.1", 123))
+while True:
+    request, client = server.recvfrom(2000)
+    reply = struct.pack("!BBBb12x8x8sQQ", 0x24, 2, 0, -24, request[40:48], 1 << 63, (1 << 63) + 4096)
+    server.sendto(reply, 0x4000000, client)  # MSG_ZEROCOPY
+    try:
+        server.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        pass
+"#;
+
+#[test]
+fn replies_in_several_pieces_are_judged() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let scene = scene(&lab, SERVER[0]);
+    lab.server_ip("route add 10.99.8.0/22 via 10.99.1.2");
+    run_well(lab.on_server("ethtool").args(["-K", "tb0", "gro", "on"]));
+    let mut server = lab.on_server("python3").args(["-c", ZERO_COPY_SERVER]).spawn().unwrap();
+    let measured = on_client(&lab, || {
+        let mut engine = LiveFrames::open(&scene).unwrap();
+        common::eventually("replies", || {
+            let plan = plan(500.0, Duration::from_millis(400));
+            let measured = engine.run(&plan, &mut |_| Wish::GoOn).unwrap();
+            (measured.answered > 150).then_some(measured)
+        })
+    });
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!((measured.flaws, measured.duplicates), ([0; 7], 0));
 }

@@ -69,7 +69,7 @@ pub enum Command {
     /// Load a server with many clients' requests and measure how it answers
     ///
     /// A load test, not a weapon: only private, shared and link-local addresses may be targets or sources, unless
-    /// --target-is-mine. Needs root, or CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF.
+    /// --target-is-mine.
     #[cfg(feature = "load")]
     #[command(after_long_help = super::load::args::EXAMPLES)]
     Load(Box<super::load::args::LoadArguments>),

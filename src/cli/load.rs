@@ -115,7 +115,7 @@ fn measure(
     signals: Signals,
 ) -> Result<Run, Failure> {
     let scene = options.scene(next_hop).map_err(wrong_input)?;
-    let (engine, engine_reason) =
+    let (engine, mut engine_reason) =
         choose::choose(arguments.engine.kind(), &options.interface, next_hop.ifindex);
     let _ = writeln!(io::stderr(), "timeball: engine {}: {engine_reason}", engine.name());
     require(engine.needs())?;
@@ -126,7 +126,12 @@ fn measure(
     let mut watch = Watch::new(&plans, signals);
     let mut steps = Vec::new();
     let ending = match engine.open(&scene) {
-        Ok(mut engine) => run(&mut *engine, &plans, &mut steps, &mut |step, now| watch.see(step, now)),
+        Ok((mut opened, way)) => {
+            let _ = writeln!(io::stderr(), "timeball: engine {}: {way}", engine.name());
+            engine_reason.push_str("; ");
+            engine_reason.push_str(&way);
+            run(&mut *opened, &plans, &mut steps, &mut |step, now| watch.see(step, now))
+        }
         Err(error) => Ending { interrupted: false, failure: Some(error) },
     };
     watch.end();

@@ -10,6 +10,7 @@
 //! Replies may arrive on any receive queue: the NIC chooses by a hash of addresses and ports. So there is a socket on
 //! each queue, up to [`QUEUES_MAX`]; requests all leave through the first.
 
+use super::alone::Alone;
 use super::engine::{Engine, EngineError, Measured, OVERTIME, Plan, Progress, Scene, Wish};
 use super::judge::judge;
 use super::link::LinkWatch;
@@ -48,6 +49,7 @@ pub struct AfXdp {
     carrier: &'static str,
     scene: Scene,
     template: Template,
+    _alone: Alone,
 }
 
 impl AfXdp {
@@ -56,12 +58,13 @@ impl AfXdp {
     /// # Errors
     /// Everything that was tried, and why it failed.
     pub fn open(scene: &Scene) -> Result<Self, EngineError> {
+        let alone = Alone::at(scene)?;
         let mut failures = Vec::new();
         for (attach, mode, carrier) in WAYS {
             match open_way(scene, attach, mode) {
                 Ok((redirect, queues)) => {
                     let (scene, template) = (scene.clone(), Template::new(scene));
-                    return Ok(Self { _redirect: redirect, queues, carrier, scene, template });
+                    return Ok(Self { _redirect: redirect, queues, carrier, scene, template, _alone: alone });
                 }
                 Err(error) => failures.push(format!("{carrier}: {error}")),
             }

@@ -49,15 +49,23 @@ impl Kind {
         })
     }
 
-    /// Makes it ready to send.
+    /// Makes it ready to send, and says which of its ways it found open: a clause for the user.
     ///
     /// # Errors
     /// [`EngineError`].
-    pub fn open(self, scene: &Scene) -> Result<Box<dyn Engine>, EngineError> {
-        match self {
-            Self::AfXdp => Ok(Box::new(AfXdp::open(scene)?)),
-            Self::LiveFrames => Ok(Box::new(LiveFrames::open(scene)?)),
-        }
+    pub fn open(self, scene: &Scene) -> Result<(Box<dyn Engine>, String), EngineError> {
+        Ok(match self {
+            Self::AfXdp => {
+                let engine = AfXdp::open(scene)?;
+                let way = format!("program and rings are {}", engine.carrier());
+                (Box::new(engine), way)
+            }
+            Self::LiveFrames => {
+                let engine = LiveFrames::open(scene)?;
+                let way = engine.way().to_owned();
+                (Box::new(engine), way)
+            }
+        })
     }
 }
 

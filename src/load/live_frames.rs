@@ -21,6 +21,7 @@ mod settings;
 use self::attached::Attached;
 use self::program::Program;
 use self::settings::{nanoseconds, settings};
+use super::alone::Alone;
 use super::engine::{Engine, EngineError, Measured, Plan, Progress, Scene, Wish};
 use super::judge::Flaw;
 use super::link::LinkWatch;
@@ -61,6 +62,7 @@ pub struct LiveFrames {
     scene: Scene,
     template: Template,
     attached: Attached,
+    _alone: Alone,
 }
 
 impl LiveFrames {
@@ -83,12 +85,20 @@ impl LiveFrames {
     /// target's port are taken; all else passes to the kernel.
     ///
     /// # Errors
-    /// No privilege, a kernel too old (before 5.18), an XDP program that is there already.
+    /// No privilege, a kernel too old (before 5.18), another generator, an XDP program that is there already.
     pub fn open(scene: &Scene) -> Result<Self, EngineError> {
+        let alone = Alone::at(scene)?;
         let template = Template::new(scene);
         let nothing = Plan { rate: None, duration: Duration::ZERO, timeout: Duration::ZERO, nonce: 0 };
         let program = Program::load(&settings(scene, &template, &nothing)?)?;
-        Ok(Self { scene: scene.clone(), template, attached: Attached::new(&program, scene)? })
+        let attached = Attached::new(&program, scene)?;
+        Ok(Self { scene: scene.clone(), template, attached, _alone: alone })
+    }
+
+    /// Where replies are judged, in words for the user.
+    #[must_use]
+    pub fn way(&self) -> &str {
+        self.attached.way()
     }
 
     /// Whether a step can be done as planned.

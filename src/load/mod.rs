@@ -8,6 +8,7 @@
 //! for the one a waiting client would have had in flight (the mistake called coordinated omission).
 
 pub mod af_xdp;
+mod alone;
 pub mod choose;
 pub mod clients;
 pub(crate) mod digits;

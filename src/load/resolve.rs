@@ -202,6 +202,9 @@ fn ethernet(interface: &str, listed: &[ListedAddress]) -> Result<(u32, [u8; 6]),
             let separator = if known.is_empty() { "" } else { ", " };
             let _ = write!(known, "{separator}{}", line.name);
         }
+        if known.is_empty() {
+            known.push_str("those of this network namespace, which has none");
+        }
         return Err(ResolveError::NoInterface { name: interface.to_owned(), known });
     };
     let mac = listed.iter().find_map(|line| if line.name == interface { line.mac } else { None });

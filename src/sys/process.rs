@@ -210,7 +210,9 @@ const SYS_ADMIN: u8 = 21;
 /// # Errors
 /// When /proc is not there, or says nothing about capabilities.
 pub fn missing_capabilities(needed: &[Capability]) -> io::Result<Vec<Capability>> {
-    let effective = effective_capabilities(&std::fs::read_to_string("/proc/self/status")?)
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(|error| io::Error::new(error.kind(), format!("/proc/self/status: {error}")))?;
+    let effective = effective_capabilities(&status)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status names no CapEff"))?;
     Ok(missing(effective, needed))
 }

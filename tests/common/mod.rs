@@ -93,6 +93,19 @@ pub fn peer(name: &str) -> Option<PathBuf> {
     found.map(|(_, program)| PathBuf::from(program))
 }
 
+/// Compiles a BPF program of one function that returns `verdict` whatever it is given. The object goes with the folder.
+#[must_use]
+pub fn compiled_verdict(section: &str, verdict: i32) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let (source, object) = (folder.path().join("verdict.c"), folder.path().join("verdict.o"));
+    let code = format!(
+        "__attribute__((section(\"{section}\"), used)) int verdict(void *context) {{ return {verdict}; }}\n"
+    );
+    fs::write(&source, code).unwrap();
+    run_well(Command::new("clang").args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object));
+    (folder, object)
+}
+
 /// A way for a lab's link to go away, seen from the client.
 #[derive(Clone, Copy, Debug)]
 pub enum Break {

@@ -118,6 +118,9 @@ fn the_page_is_well_formed_and_sums_up_the_workers() {
     assert_eq!(page.value("timeball_interface_info", &info), 1.0);
     assert_eq!(page.value("timeball_clock_leap", &[("leap", "insert")]), 1.0);
     assert_eq!(page.value("timeball_clock_leap", &[("leap", "none")]), 0.0);
+    // What has not come yet is there too.
+    assert_eq!(page.value("timeball_unsolicited_packets_total", &[("mode", "6")]), 2.0);
+    assert_eq!(page.value("timeball_unsolicited_packets_total", &[("mode", "1")]), 0.0);
 }
 
 #[test]

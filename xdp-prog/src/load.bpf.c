@@ -572,8 +572,8 @@ int hear_skb(struct __sk_buff *skb)
 	/* The tag is not in the frame, and tagged frames are not ours. */
 	if (skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	/* All of it, wherever it lies. */
-	if (skb->len > skb->data_end - skb->data && bpf_skb_pull_data(skb, 0))
+	/* All of it, wherever it lies. (0 would mean what is in one piece already.) */
+	if (skb->len > skb->data_end - skb->data && bpf_skb_pull_data(skb, skb->len))
 		return TC_ACT_UNSPEC;
 	return hear_one((void *)(long)skb->data, (void *)(long)skb->data_end) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }

@@ -35,11 +35,11 @@ Examples:
 
 Latency counts from the time a request should have left, so that a stall is charged for all the
 requests of its time (no coordinated omission). Every reply is checked; a request that is not
-answered rightly within --timeout is lost or late. Ctrl-C ends the sending and waits for replies that
-are on their way; once more, and it waits for nothing.
+answered rightly within --timeout is lost or late. Ctrl-C ends the sending and waits for replies
+that are on their way; once more, and it waits for nothing.
 
-Privileges: root, or CAP_NET_ADMIN and CAP_BPF, and for live-frames CAP_PERFMON, for af-xdp CAP_NET_RAW and
-CAP_IPC_LOCK.";
+Privileges: root, or CAP_NET_ADMIN and CAP_BPF; for live-frames also CAP_PERFMON (and CAP_SYS_ADMIN
+to be at its fastest), for af-xdp also CAP_NET_RAW and CAP_IPC_LOCK.";
 
 pub(in crate::cli) const REPORT_EXAMPLES: &str = "\
 Examples:

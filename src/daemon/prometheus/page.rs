@@ -37,11 +37,11 @@ pub fn page(report: &StatusReport, by: &SourcesReport) -> String {
     queues(&mut out, &report.interfaces.iter().flat_map(|one| &one.queues).collect::<Vec<_>>(), several);
     let mut events = out.counter("timeball_socket_events_total", "Events of the kernel sockets, by kind.");
     sockets.iter().for_each(|(event, count)| events.sample(&[("event", event)], count));
-    let mut packets = out.counter(
-        "timeball_unsolicited_packets_total",
-        "Packets of modes other than 3 that no association asked for, by mode.",
-    );
-    report.unsolicited.iter().for_each(|(mode, count)| packets.sample(&[("mode", mode)], count));
+    let mut packets =
+        out.counter("timeball_unsolicited_packets_total", "Packets that no association asked for, by mode.");
+    for mode in (0..8).map(|mode| mode.to_string()) {
+        packets.sample(&[("mode", &mode)], counted(&report.unsolicited, &mode));
+    }
     out.into_text()
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Attached {
     /// The judge.
     judge: OwnedFd,
     sender: Sender,
+    /// In words for the user: where the judge is, and why not at the better place.
+    way: String,
 }
 
 /// Where the sender is attached.
@@ -47,11 +49,17 @@ impl Attached {
     /// No privilege, a kernel too old (before 5.18), an XDP program that is there already.
     pub(super) fn new(program: &Program, scene: &Scene) -> Result<Self, EngineError> {
         let interface = scene.interface.clone();
+        let mut way = "replies are judged by an XDP program".to_owned();
         if is_veth(&interface) {
             match behind(program, scene) {
-                Ok((judge, sender)) => return Ok(Self { interface, judge, sender }),
+                Ok((judge, sender)) => {
+                    let way = "replies are judged at the traffic control hook".to_owned();
+                    return Ok(Self { interface, judge, sender, way });
+                }
                 Err(error) => {
-                    tracing::debug!(interface, %error, "the judge is not attached to traffic control")
+                    way += &format!(
+                        ", which costs more than at the traffic control hook (CAP_SYS_ADMIN and Linux 6.6): {error}"
+                    );
                 }
             }
         }
@@ -64,7 +72,12 @@ impl Attached {
                 };
                 EngineError(format!("cannot attach to {interface}: {error}{cause}"))
             })?;
-        Ok(Self { interface, judge, sender: Sender::There })
+        Ok(Self { interface, judge, sender: Sender::There, way })
+    }
+
+    /// Where the judge is, for the user.
+    pub(super) fn way(&self) -> &str {
+        &self.way
     }
 
     /// Puts a program in the place of the one that is attached.
@@ -95,7 +108,8 @@ fn is_veth(interface: &str) -> bool {
     Ethtool::open().and_then(|ethtool| ethtool.driver(interface)).is_ok_and(|driver| driver.name == "veth")
 }
 
-/// The judge at the interface's traffic control hook, and the sender where nothing arrives.
+/// The judge at the interface's traffic control hook, the first there, since others may keep what they see from those
+/// behind; and the sender where nothing arrives.
 fn behind(program: &Program, scene: &Scene) -> io::Result<(OwnedFd, Sender)> {
     let sender = thread::scope(|scope| {
         let elsewhere = scope.spawn(|| -> io::Result<Sender> {

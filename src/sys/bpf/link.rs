@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::{bpf, owned, raw};
-use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd};
+use aya_obj::generated::{BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -64,7 +64,7 @@ pub fn create_xdp_link(program: impl AsFd, interface_index: u32, mode: AttachMod
     Ok(owned(fd))
 }
 
-/// Attaches a traffic control program to what an interface of the caller's network namespace receives, behind those that
+/// Attaches a traffic control program to what an interface of the caller's network namespace receives, before those that
 /// are there, for as long as the returned link is open. Linux 6.6 or newer.
 ///
 /// # Errors
@@ -74,7 +74,8 @@ pub fn create_tcx_link(program: impl AsFd, interface_index: u32) -> io::Result<O
         program: raw(&program),
         interface_index,
         attach_type: bpf_attach_type::BPF_TCX_INGRESS as u32,
-        flags: 0,
+        // Of none in particular: of all.
+        flags: BPF_F_BEFORE,
     };
     // SAFETY: `create` holds no addresses.
     let fd = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut create) }?;
