@@ -101,7 +101,7 @@ fn answer(mode: u8, origin: [u8; 8], received: [u8; 8]) -> [u8; 48] {
 impl Network {
     /// Answers what comes to the servers' addresses. Called inside the client's namespace.
     pub fn serve(&self) {
-        let socket = TalkSocket::bound(SocketAddr::from(([0, 0, 0, 0], 123))).unwrap();
+        let socket = TalkSocket::bound(SocketAddr::from(([0, 0, 0, 0], 123)), None).unwrap();
         let raw = raw_socket();
         while !self.is_over.load(Ordering::Relaxed) {
             let mut entries = [PollEntry::readable(socket.as_fd().as_raw_fd())];

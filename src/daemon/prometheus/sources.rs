@@ -108,7 +108,10 @@ pub(super) fn sources(out: &mut Exposition, report: &SourcesReport) {
     );
     let states: BTreeSet<_> = shown
         .iter()
-        .map(|row| [&labels(row, several)[..], &[("mode", row.mode.as_str()), ("state", row.state.as_str())]].concat())
+        .map(|row| {
+            [&labels(row, several)[..], &[("mode", row.mode.as_str()), ("state", row.state.as_str())]]
+                .concat()
+        })
         .collect();
     states.iter().for_each(|labels| info.sample(labels, 1));
     let mut told = BTreeSet::new();
