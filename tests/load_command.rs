@@ -574,6 +574,12 @@ fn each_engine_needs_the_privileges_that_it_asks_for_and_no_others() {
     ] {
         let output = ask(engine, needs);
         assert_eq!(output.status.code(), Some(0), "{engine}, {needs:?}: {}", text(&output));
+        let way = match (engine, needs.contains(&"sys_admin")) {
+            ("af-xdp", _) => "program and rings are driver + copy",
+            (_, true) => "replies are judged at the traffic control hook\n",
+            (_, false) => "replies are judged by an XDP program, which costs more",
+        };
+        assert!(text(&output).contains(&format!("timeball: engine {engine}: {way}")), "{}", text(&output));
         for missing in needs.iter().filter(|needed| **needed != "sys_admin") {
             let others: Vec<&str> = needs.iter().copied().filter(|other| other != missing).collect();
             says(&ask(engine, &others), 1, &["root, or ", &format!("CAP_{}", missing.to_uppercase())]);
