@@ -6,7 +6,7 @@ use std::path::Path;
 use timeball::auth::KeyId;
 use timeball::config::{
     Access, Broadcast, BroadcastClient, Clients, ClockControl, Config, DEFAULT_SOCKET, Datapath,
-    FirstStepPolicy, Interface, Keys, LogLevel, ManycastClient, ManycastServer, Metrics, Overrides,
+    FirstStepPolicy, Instance, Interface, Keys, LogLevel, ManycastClient, ManycastServer, Metrics, Overrides,
     PassivePeersPolicy, Peer, Policy, Polling, Pool, Problem, RateLimit, Reference, ReferenceFlag,
     ReferenceId, Selection, Server, Source, Sources, TrustedKeys, Vlan, Workers, Worth, XdpMode,
     file_to_load, socket_to_ask,
@@ -41,6 +41,7 @@ fn an_empty_file_is_the_default() {
 fn the_example_spells_out_the_defaults() {
     let expected = Config {
         reference: Some(Reference::new(Source::Local)),
+        configured_instances: vec![Instance::default()],
         interfaces: vec![Interface::new("eth0")],
         sources: Sources {
             servers: vec![Server::new("ntp1.example.org")],
@@ -91,9 +92,14 @@ fn every_key_is_read() {
             stratum: 1,
             reference_id: ReferenceId::Name(*b"GPS\0"),
         }),
+        configured_instances: vec![
+            Instance { netns: Some("/proc/1/ns/net".into()), ..Instance::default() },
+            Instance { name: "blue".into(), vrf: Some("vrf-blue".into()), ..Instance::default() },
+        ],
         interfaces: vec![
             Interface {
                 name: "eth0".into(),
+                instance: "default".into(),
                 xdp_mode: XdpMode::Skb,
                 zero_copy: false,
                 nic_stamps: false,
@@ -104,7 +110,7 @@ fn every_key_is_read() {
                 hugepages: true,
                 tx_timestamps: true,
             },
-            Interface::new("eth1"),
+            Interface { instance: "blue".into(), ..Interface::new("eth1") },
         ],
         access: Access {
             default: Policy::Restrict,
@@ -160,6 +166,7 @@ fn full_sources() -> Sources {
     let server = Server {
         address: "fe80::1%eth0".into(),
         port: 1123,
+        instance: "default".into(),
         key: Some(key_id(1)),
         version: 3,
         polling: Polling { min_poll: 0, max_poll: 17, iburst: true, burst: true },
@@ -205,12 +212,14 @@ fn full_sources() -> Sources {
             interface: Some("eth1".into()),
             polling: Polling { iburst: true, ..Polling::default() },
             worth: Worth::default(),
+            instance: "default".into(),
             address: v6,
         }],
         manycast_servers: vec![ManycastServer {
             key: Some(key_id(2)),
             allow_unsigned: true,
             interface: Some("eth1".into()),
+            instance: "default".into(),
             address: v6,
         }],
     }
@@ -629,6 +638,7 @@ fn any_interface() -> impl Strategy<Value = Interface> {
         |(xdp_mode, [zero_copy, nic_stamps, hugepages, tx_timestamps], queues, vlans, frames, frame_size)| {
             Interface {
                 name: String::new(),
+                instance: "default".into(),
                 xdp_mode,
                 zero_copy,
                 nic_stamps,
@@ -710,11 +720,13 @@ fn any_config() -> impl Strategy<Value = Config> {
         any_metrics(),
         any_keys(),
         prop::option::of(Just(full_sources())),
+        any_instances(),
     );
     (scalars, cores, tables).prop_map(|(scalars, cores, tables)| {
         let (port, datapath, workers, [busy_poll, clock_control, kod], priority, log, socket) = scalars;
         let realtime_priority = priority.filter(|_| !busy_poll && workers != Workers::Count(0));
-        let (reference, mut interfaces, access, rate_limit, clients, metrics, keys, sources) = tables;
+        let (reference, mut interfaces, access, rate_limit, clients, metrics, keys, sources, instances) =
+            tables;
         let has_keys = keys.file.is_some();
         for (number, interface) in interfaces.iter_mut().enumerate() {
             interface.name = format!("eth{number}");
@@ -731,6 +743,7 @@ fn any_config() -> impl Strategy<Value = Config> {
             kod,
             log,
             reference,
+            configured_instances: instances,
             interfaces,
             access,
             rate_limit,
@@ -744,6 +757,18 @@ fn any_config() -> impl Strategy<Value = Config> {
             sources: sources.filter(|_| has_keys && !clock_control).unwrap_or_default(),
         }
     })
+}
+
+fn any_instances() -> impl Strategy<Value = Vec<Instance>> {
+    let netns = prop::option::of(prop_oneof!["[a-z0-9 .]{2,8}x", "/\\PC{0,20}"]);
+    let several = (netns, prop::option::of("[a-z]{1,8}")).prop_map(|(netns, vrf)| {
+        let named = |name: &str| Instance { name: name.to_owned(), ..Instance::default() };
+        let vrf = Instance { vrf: vrf.map(|name| format!("vrf-{name}")), ..named("red_1.x-") };
+        let netns = Instance { netns, ..Instance::default() };
+        // Two of the same place are refused.
+        if vrf.vrf.is_none() && netns.netns.is_none() { vec![netns] } else { vec![netns, vrf] }
+    });
+    prop::option::of(several).prop_map(Option::unwrap_or_default)
 }
 
 fn any_keys() -> impl Strategy<Value = Keys> {
@@ -851,4 +876,114 @@ fn the_metrics_flag_leaves_the_rest_of_the_table() {
     let said = parse_with("", &overrides).expect_err("it is not loopback");
     assert!(said.starts_with("--metrics 192.0.2.1:80: must be on loopback, like \"127.0.0.1:80\""), "{said}");
     assert!(parse_with("metrics = 1", &overrides).is_err());
+}
+
+#[test]
+fn tables_belong_to_instances() {
+    let text = r#"
+        [[instance]]
+        name = "red"
+        netns = "customer-red"
+        [[instance]]
+        name = "blue"
+        vrf = "vrf-blue"
+        [[interface]]
+        name = "eth0"
+        instance = "red"
+        [[interface]]
+        name = "eth0"
+        instance = "blue"
+        [[server]]
+        address = "10.99.0.1"
+        instance = "red"
+        [[server]]
+        address = "10.99.0.1"
+        instance = "blue"
+    "#;
+    let config = parse(text).expect("the same names and addresses in two instances");
+    let instances = config.instances();
+    let places: Vec<_> =
+        instances.iter().map(|one| (one.name.as_str(), one.netns.as_deref(), one.vrf.as_deref())).collect();
+    assert_eq!(places, [("red", Some("customer-red"), None), ("blue", None, Some("vrf-blue"))]);
+    assert_eq!(names(&config), ["eth0", "eth0"]);
+    let numbers = config.sources.servers.iter().map(|server| config.instance_number(&server.instance));
+    assert_eq!(numbers.collect::<Vec<_>>(), [0, 1]);
+    let printed = config.to_toml().expect("it prints");
+    assert_eq!(parse(&printed), Ok(config), "{printed}");
+    assert_eq!(Config::default().instances(), [Instance::default()]);
+}
+
+#[test]
+fn instances_are_refused_by_name_and_range() {
+    let red = "[[instance]]\nname = \"red\"\nnetns = \"a\"\n";
+    let table = [
+        (
+            "[[instance]]\nnetns = \"a\"\n".to_owned(),
+            "timeball.toml:1: instance.name is missing, must be a name of 1 to 32 letters, digits, - _ or . in \
+             quotes, like \"red\"",
+        ),
+        (
+            "[[instance]]\nname = \"a b\"\n".to_owned(),
+            "timeball.toml:2: instance.name = \"a b\": must be a name of 1 to 32 letters, digits, - _ or . in \
+             quotes, like \"red\"",
+        ),
+        (
+            "[[instance]]\nname = \"red\"\nnetns = \"a/b\"\n".to_owned(),
+            "timeball.toml:3: instance.netns = \"a/b\": must be \"own\", where the daemon was started, or a name \
+             that `ip netns` lists, or an absolute path, in quotes",
+        ),
+        (
+            "[[instance]]\nname = \"red\"\nvrf = \"a b\"\n".to_owned(),
+            "timeball.toml:3: instance.vrf = \"a b\": must be \"none\", or the name of a VRF device, 1 to 15 \
+             characters without / : or spaces",
+        ),
+        (
+            format!("{red}vrf = \"b\"\n"),
+            "timeball.toml:4: instance.vrf = \"b\": must be \"none\" where netns is given: an instance is one or \
+             the other",
+        ),
+        (
+            format!("{red}[[instance]]\nname = \"red\"\nnetns = \"b\"\n"),
+            "timeball.toml:5: instance.name = \"red\": must be given once, but is instance.name at timeball.toml:2 \
+             already",
+        ),
+        (
+            format!("{red}[[instance]]\nname = \"blue\"\nnetns = \"a\"\n"),
+            "timeball.toml:6: instance.netns = \"a\": must be given once, but is instance.netns at timeball.toml:3 \
+             already",
+        ),
+        (
+            "[[instance]]\nname = \"red\"\n[[instance]]\nname = \"blue\"\n".to_owned(),
+            "timeball.toml:4: instance.name = \"blue\": must be an instance with netns or vrf: \"red\" is where the \
+             daemon was started already",
+        ),
+        (
+            format!("{red}[[server]]\naddress = \"10.99.0.1\"\ninstance = \"blue\"\n"),
+            "timeball.toml:6: server.instance = \"blue\": must be the name of an [[instance]]: \"red\"",
+        ),
+        (
+            format!("{red}[[peer]]\naddress = \"10.99.0.1\"\n"),
+            "timeball.toml:4: peer.instance is missing, must be the name of an [[instance]]: \"red\"",
+        ),
+        (
+            "[[server]]\naddress = \"10.99.0.1\"\ninstance = \"red\"\n".to_owned(),
+            "timeball.toml:3: server.instance = \"red\": must be the name of an [[instance]]: \"default\"",
+        ),
+        (
+            format!(
+                "{red}[[interface]]\nname = \"eth0\"\ninstance = \"red\"\n[[interface]]\nname = \"eth0\"\n\
+                 instance = \"red\"\n"
+            ),
+            "timeball.toml:8: interface.name = \"eth0\": must be given once, but is interface.name at \
+             timeball.toml:5 already",
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(parse(&text), Err(expected.to_owned()), "{text}");
+    }
+    let error = parse_with(red, &flags(&["eth1"])).expect_err("the flag cannot say where");
+    assert_eq!(
+        error,
+        "--interface: interface.instance is missing, must be the name of an [[instance]]: \"red\""
+    );
 }

@@ -71,6 +71,8 @@ pub fn snapshot() -> SystemSnapshot {
         leap: Leap::None,
         stratum: 2,
         reference_id: ReferenceId([10, 99, 0, 7]),
+        reference_instance: None,
+        reference_id_elsewhere: ReferenceId::NOBODY,
         precision: Log2Seconds(-23),
         root_delay: NtpDuration::from_nanoseconds(3_000_000),
         root_dispersion: NtpDuration::from_nanoseconds(1_000_000),

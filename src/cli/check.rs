@@ -3,7 +3,7 @@
 use super::args::CheckArguments;
 use super::{Failure, WRONG_INPUT};
 use crate::config::{Config, Datapath, Interface, XdpMode};
-use crate::daemon;
+use crate::daemon::{self, Place};
 use crate::datapath::interface::{InterfaceReport, Likely, Step};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -40,6 +40,7 @@ fn keys(config: &Config) -> Result<Vec<KeyShown>, Failure> {
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Forecast {
+    instance: String,
     #[serde(flatten)]
     report: InterfaceReport,
     would_be_chosen: String,
@@ -47,17 +48,20 @@ struct Forecast {
 
 pub(super) fn check(config: &Config, arguments: &CheckArguments) -> Result<(), Failure> {
     daemon::check_machine(config).map_err(|error| Failure::new(error.exit_code(), error))?;
+    let places = Place::open_all(config).map_err(|error| Failure::new(error.exit_code(), error))?;
     let interfaces = config
         .interfaces
         .iter()
         .map(|settings| {
             let tags: Vec<_> = settings.vlans.iter().map(|vlan| vlan.ids()).collect();
-            let report = InterfaceReport::of(&settings.name, &tags)?;
+            let of = || InterfaceReport::of(&settings.name, &tags);
+            let place = places.get(usize::from(config.instance_number(&settings.instance)));
+            let report = place.map_or_else(|| Ok(of()), |place| place.inside(of))??;
             let would_be_chosen = match settings.name.as_str() {
                 "lo" => "kernel socket: the loopback interface is served by sockets".to_owned(),
                 _ => choice(config.datapath, settings, &report.ladder),
             };
-            Ok(Forecast { report, would_be_chosen })
+            Ok(Forecast { instance: settings.instance.clone(), report, would_be_chosen })
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error: crate::datapath::interface::InterfaceError| Failure::new(WRONG_INPUT, error))?;
@@ -77,7 +81,10 @@ pub(super) fn check(config: &Config, arguments: &CheckArguments) -> Result<(), F
         let note = if *for_clients { "" } else { ", not for clients" };
         writeln!(output, "# {id} {algorithm}{note}")?;
     }
-    for Forecast { report, would_be_chosen } in &interfaces {
+    for Forecast { instance, report, would_be_chosen } in &interfaces {
+        if places.len() > 1 {
+            write!(output, "\nin instance {instance}:")?;
+        }
         writeln!(output, "\n{report}")?;
         writeln!(output, "would be chosen            {would_be_chosen}")?;
     }

@@ -4,7 +4,9 @@ use super::Failure;
 use super::table::{columns, grouped};
 use crate::daemon::control_socket;
 use crate::daemon::counters::PathReport;
-use crate::daemon::report::{ClientsReport, InterfaceReport, QueueReport, StatusReport, WorkerReport};
+use crate::daemon::report::{
+    ClientsReport, InstanceReport, InterfaceReport, QueueReport, StatusReport, WorkerReport,
+};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -46,6 +48,7 @@ fn show<T: DeserializeOwned>(
 
 fn status_text(report: &StatusReport) -> String {
     let mut text = String::new();
+    let several = report.instances.len() > 1;
     let clock = &report.clock;
     let _ = writeln!(
         text,
@@ -68,7 +71,8 @@ fn status_text(report: &StatusReport) -> String {
         clock.root_dispersion_seconds
     );
     if report.synchronisation.sources > 0 {
-        let _ = writeln!(text, "sources  {}", super::sources::synchronisation(&report.synchronisation));
+        let _ =
+            writeln!(text, "sources  {}", super::sources::synchronisation(&report.synchronisation, several));
     }
     if let Some(problem) = &clock.problem {
         let _ = writeln!(text, "problem  {problem}");
@@ -86,9 +90,16 @@ fn status_text(report: &StatusReport) -> String {
     text.push_str(&priority_text(&report.workers));
     for interface in &report.interfaces {
         text.push('\n');
-        text.push_str(&interface_text(interface));
+        text.push_str(&interface_text(interface, several));
     }
-    let _ = writeln!(text, "\nsockets  {}", listed(&report.socket_addresses));
+    text.push('\n');
+    if several {
+        for InstanceReport { name, network, socket_addresses } in &report.instances {
+            let _ = writeln!(text, "instance {name} ({network}): sockets {}", listed(socket_addresses));
+        }
+    } else {
+        let _ = writeln!(text, "sockets  {}", listed(&report.socket_addresses));
+    }
     let dropped: u64 =
         report.workers.iter().filter_map(|worker| worker.socket_counters.get("kernel_dropped")).sum();
     if dropped > 0 {
@@ -192,8 +203,10 @@ fn microseconds(counts: &PathReport, nanoseconds: u64) -> String {
     if counts.service_time.count == 0 { "-".to_owned() } else { format!("{:.1}", nanoseconds as f64 / 1e3) }
 }
 
-fn interface_text(interface: &InterfaceReport) -> String {
-    let mut text = format!("{}: {}", interface.name, interface.rung);
+/// `several`: is there more than one instance?
+fn interface_text(interface: &InterfaceReport, several: bool) -> String {
+    let instance = if several { format!(" in {}", interface.instance) } else { String::new() };
+    let mut text = format!("{}{instance}: {}", interface.name, interface.rung);
     if interface.path == "af-xdp" {
         let _ = write!(text, ", {} addresses steered", interface.steered_addresses);
     }
@@ -265,15 +278,21 @@ fn clients_text(report: &ClientsReport) -> String {
     let mut text = format!("about {} clients\n", grouped(report.distinct_estimate));
     let _ = writeln!(text, "requests by version: {}", counts(&report.by_version));
     let _ = writeln!(text, "requests by length:  {}\n", counts(&report.by_length));
-    let mut rows = vec![heading(&["client", "requests", "may be too high by", "refused", "last seen"])];
+    let several = report.instances.len() > 1;
+    let mut rows =
+        vec![heading(&["client", "instance", "requests", "may be too high by", "refused", "last seen"])];
     for client in &report.heaviest {
         rows.push(vec![
             client.client.clone(),
+            client.instance.clone(),
             grouped(client.requests),
             grouped(client.error),
             grouped(client.refused),
             format!("{} ago", duration(client.idle_seconds)),
         ]);
+    }
+    if !several {
+        rows.iter_mut().for_each(|row| _ = row.remove(1));
     }
     text.push_str(&columns(&rows));
     text

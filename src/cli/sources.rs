@@ -14,8 +14,11 @@ pub(super) fn text(report: &SourcesReport) -> String {
         text.push_str("no sources are configured\n");
         return text;
     }
+    // Which instance a source is in is of interest where there is another one.
+    let several = report.instances.len() > 1;
     let heading = [
         "S",
+        "instance",
         "mode",
         "source",
         "stratum",
@@ -29,8 +32,11 @@ pub(super) fn text(report: &SourcesReport) -> String {
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(report.sources.iter().map(row));
+    if !several {
+        rows.iter_mut().for_each(|row| _ = row.remove(1));
+    }
     text.push_str(&columns(&rows));
-    let _ = writeln!(text, "\n{}", synchronisation(&report.synchronisation));
+    let _ = writeln!(text, "\n{}", synchronisation(&report.synchronisation, several));
     text.push_str(
         "S: * system peer, + combined, - right but not combined, x wrong, ~ too variable, ? not usable; offset > 0: this \
          clock is behind\n",
@@ -45,6 +51,7 @@ fn row(source: &SourceReport) -> Vec<String> {
     let offset = source.offset_seconds.map(|seconds| format!("{:+}", duration(seconds).with_unit()));
     vec![
         source.sign.clone(),
+        source.instance.clone(),
         source.mode.clone(),
         name(source),
         or_dash(source.stratum.map(|stratum| stratum.to_string())),
@@ -88,9 +95,13 @@ fn age(seconds: f64) -> String {
 }
 
 /// One line, for here and for `timeball status`.
-pub(super) fn synchronisation(report: &SynchronisationReport) -> String {
+pub(super) fn synchronisation(report: &SynchronisationReport, several: bool) -> String {
+    let instance = report.system_peer_instance.as_ref().filter(|_| several);
+    let instance = instance.map_or_else(String::new, |name| format!(" in {name}"));
     let mut line = match &report.system_peer {
-        Some(peer) => format!("synchronised to {peer}, {} of {} sources used", report.used, report.sources),
+        Some(peer) => {
+            format!("synchronised to {peer}{instance}, {} of {} sources used", report.used, report.sources)
+        }
         None => format!("not synchronised, none of {} sources used", report.sources),
     };
     if let (Some(offset), Some(jitter)) = (report.offset_seconds, report.jitter_seconds) {
@@ -141,6 +152,7 @@ mod tests {
         let synchronisation = SynchronisationReport {
             steering: true,
             system_peer: Some("192.0.2.1:123".into()),
+            system_peer_instance: Some("default".into()),
             offset_seconds: Some(5e-6),
             jitter_seconds: Some(1e-6),
             frequency_ppm: Some(-3.5),
@@ -150,7 +162,8 @@ mod tests {
             steps: 0,
             foreign_steps: 0,
         };
-        let report = SourcesReport { synchronisation, sources: vec![good, silent] };
+        let instances = vec!["default".to_owned()];
+        let report = SourcesReport { instances, synchronisation, sources: vec![good, silent] };
         let shown = text(&report);
         let expected = "\
 S  mode    source                       stratum  poll  reach  last    offset  error bound    delay  reason
@@ -160,6 +173,16 @@ S  mode    source                       stratum  poll  reach  last    offset  er
 synchronised to 192.0.2.1:123, 1 of 2 sources used, last offset +5.00 us, jitter 1.00 us, clock runs -3.500 ppm and slews +0.250 ppm
 ";
         assert!(shown.starts_with(expected), "{shown}");
+        let mut report = report;
+        report.instances = vec!["red".into(), "blue".into()];
+        report.synchronisation.system_peer_instance = Some("red".into());
+        for (source, instance) in report.sources.iter_mut().zip(["red", "blue"]) {
+            source.instance = instance.to_owned();
+        }
+        let shown = text(&report);
+        let starts = ["S  instance  mode", "*  red       server", "?  blue      server"];
+        assert!(shown.lines().zip(starts).all(|(line, start)| line.starts_with(start)), "{shown}");
+        assert!(shown.contains("synchronised to 192.0.2.1:123 in red, 1 of"), "{shown}");
         assert_eq!(text(&SourcesReport::default()), "no sources are configured\n");
     }
 }

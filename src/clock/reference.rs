@@ -85,6 +85,8 @@ impl Reference {
             leap,
             stratum: self.stratum,
             reference_id: self.reference_id,
+            reference_instance: None,
+            reference_id_elsewhere: ReferenceId::NOBODY,
             precision,
             root_delay: NtpDuration::ZERO,
             root_dispersion,

@@ -4,6 +4,7 @@
 //!
 //! The one idea a newcomer lacks: each key is named here once and nowhere else; what is not read here is unknown.
 
+use super::instance::{self, Known};
 use super::model::{Access, Clients, Config, Interface, Keys, Metrics, RateLimit, Reference, Source};
 use super::problem::{Place, Problem, Problems, Setting};
 use super::raw::{Node, Raw, Value};
@@ -37,6 +38,8 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
     let datapath_given = top.setting("datapath");
     let priority_given = top.setting("realtime-priority");
     let reference_given = top.setting("reference");
+    let instances = instance::instances(&mut top);
+    let known = Known::of(&instances);
     let keys = keys(top.section("keys"));
     let has_keys = keys.file.is_some();
     let config = Config {
@@ -55,7 +58,8 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
         log: top.choice("log").unwrap_or_default(),
         passive_peers: top.choice("passive-peers").unwrap_or_default(),
         reference: reference(top.section("reference")),
-        interfaces: interfaces(&mut top),
+        interfaces: interfaces(&mut top, &known),
+        configured_instances: instances,
         access: access(top.section("access")),
         rate_limit: rate_limit(top.section("rate-limit")),
         clients: clients(top.section("clients")),
@@ -63,7 +67,7 @@ pub(super) fn check(raw: Raw) -> Result<Config, Problems> {
         keys,
         selection: check_sources::selection(top.section("selection")),
         clock: check_sources::clock(top.section("clock")),
-        sources: check_sources::sources(&mut top, has_keys),
+        sources: check_sources::sources(&mut top, has_keys, &known),
     };
     check_keeper(&config, reference_given, top.report);
     if let (Datapath::AfXdp, true, Some(setting)) =
@@ -163,15 +167,17 @@ fn reference_id(value: &Value, stratum: u8) -> Converted<ReferenceId> {
     })
 }
 
-fn interfaces(top: &mut Section<'_>) -> Vec<Interface> {
-    let read = top.sections("interface", interface);
-    let named = read.iter().filter_map(|(interface, setting)| Some((&interface.name, setting.as_ref()?)));
+fn interfaces(top: &mut Section<'_>, known: &Known) -> Vec<Interface> {
+    let read = top.sections("interface", |section| interface(section, known));
+    let named = read
+        .iter()
+        .filter_map(|(interface, setting)| Some(((&interface.instance, &interface.name), setting.as_ref()?)));
     top.report_repeats(named);
     read.into_iter().map(|(interface, _)| interface).collect()
 }
 
 /// Also where its name was given, if it was.
-fn interface(mut section: Section<'_>) -> (Interface, Option<Setting>) {
+fn interface(mut section: Section<'_>, known: &Known) -> (Interface, Option<Setting>) {
     let name_given = section.setting("name");
     let allowed = "an interface name of 1 to 15 characters without / : or spaces";
     if let (None, Some(place)) = (&name_given, section.place.clone()) {
@@ -185,6 +191,7 @@ fn interface(mut section: Section<'_>) -> (Interface, Option<Setting>) {
     let name_given = name_given.filter(|_| name.is_some());
     let default = Interface::new(name.unwrap_or_default());
     let interface = Interface {
+        instance: known.read(&mut section),
         xdp_mode: section.choice("xdp-mode").unwrap_or_default(),
         zero_copy: section.boolean("zero-copy").unwrap_or(default.zero_copy),
         nic_stamps: section.boolean("nic-stamps").unwrap_or(default.nic_stamps),

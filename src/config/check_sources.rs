@@ -1,13 +1,15 @@
 //! The keys of the tables that name sources, of `[selection]` and of `[clock]`, with their ranges.
 
 use super::check::absolute_path_or_off;
+use super::clock_control::{ClockControl, Selection};
 use super::duration;
+use super::instance::Known;
 use super::problem::Setting;
 use super::raw::Value;
 use super::section::{Converted, Section, integer};
 use super::sources::{
-    Broadcast, BroadcastClient, ClockControl, GROUP, ManycastClient, ManycastServer, POLLS, Peer, Polling,
-    Pool, Selection, Server, Sources, Worth,
+    Broadcast, BroadcastClient, GROUP, ManycastClient, ManycastServer, POLLS, Peer, Polling, Pool, Server,
+    Sources, Worth,
 };
 use super::values::{host, is_interface_name};
 use crate::auth::KeyId;
@@ -34,47 +36,56 @@ const BROADCASTS: &str =
 const LISTENED: &str =
     r#""0.0.0.0" for every broadcast address of this machine, one of them, or a multicast group"#;
 
-/// `has_keys`: is there a key file?
-pub(super) fn sources(top: &mut Section<'_>, has_keys: bool) -> Sources {
+/// What a source may refer to.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    /// Is there a key file?
+    has_keys: bool,
+    instances: &'a Known,
+}
+
+pub(super) fn sources(top: &mut Section<'_>, has_keys: bool, instances: &Known) -> Sources {
+    let around = Around { has_keys, instances };
     Sources {
         servers: top.sections("server", |mut section| {
-            let server = server(&mut section, has_keys);
+            let server = server(&mut section, around);
             section.finish();
             server
         }),
-        pools: top.sections("pool", |section| pool(section, has_keys)),
-        peers: top.sections("peer", |section| peer(section, has_keys)),
-        broadcasts: top.sections("broadcast", |section| broadcast(section, has_keys)),
-        broadcast_clients: top.sections("broadcast-client", |section| broadcast_client(section, has_keys)),
-        manycast_clients: top.sections("manycast-client", |section| manycast_client(section, has_keys)),
-        manycast_servers: top.sections("manycast-server", |section| manycast_server(section, has_keys)),
+        pools: top.sections("pool", |section| pool(section, around)),
+        peers: top.sections("peer", |section| peer(section, around)),
+        broadcasts: top.sections("broadcast", |section| broadcast(section, around)),
+        broadcast_clients: top.sections("broadcast-client", |section| broadcast_client(section, around)),
+        manycast_clients: top.sections("manycast-client", |section| manycast_client(section, around)),
+        manycast_servers: top.sections("manycast-server", |section| manycast_server(section, around)),
     }
 }
 
 /// A server of default settings where a value is wrong: that is reported, and nothing comes of the rest.
-fn server(section: &mut Section<'_>, has_keys: bool) -> Server {
+fn server(section: &mut Section<'_>, around: Around<'_>) -> Server {
     let default = Server::new("");
     Server {
         address: required(section, "address", ADDRESS, host).unwrap_or_default(),
         port: section.integer("port", PORTS).unwrap_or(default.port),
-        key: key(section, has_keys),
+        instance: around.instances.read(section),
+        key: key(section, around.has_keys),
         version: section.integer("version", VERSIONS).unwrap_or(default.version),
         polling: polling(section),
         worth: worth(section),
     }
 }
 
-fn pool(mut section: Section<'_>, has_keys: bool) -> Pool {
+fn pool(mut section: Section<'_>, around: Around<'_>) -> Pool {
     let members = section.integer("members", 1..=POOL_MEMBERS_MAX.into());
-    let pool = Pool { members: members.unwrap_or(Pool::MEMBERS), server: server(&mut section, has_keys) };
+    let pool = Pool { members: members.unwrap_or(Pool::MEMBERS), server: server(&mut section, around) };
     section.finish();
     pool
 }
 
-fn peer(mut section: Section<'_>, has_keys: bool) -> Peer {
+fn peer(mut section: Section<'_>, around: Around<'_>) -> Peer {
     let volley = section.boolean("volley").unwrap_or(true);
     let port_given = section.setting("port");
-    let peer = Peer { volley, server: server(&mut section, has_keys) };
+    let peer = Peer { volley, server: server(&mut section, around) };
     if let Some(setting) = port_given.filter(|_| peer.server.port != Server::new("").port) {
         section.report.invalid(setting, "123: peers speak from port 123 to port 123 (RFC 5905 section 9.2)");
     }
@@ -82,7 +93,7 @@ fn peer(mut section: Section<'_>, has_keys: bool) -> Peer {
     peer
 }
 
-fn broadcast(mut section: Section<'_>, has_keys: bool) -> Broadcast {
+fn broadcast(mut section: Section<'_>, around: Around<'_>) -> Broadcast {
     let place = section.value("address", |value| {
         let place = address(&value).filter(|place| !place.is_unspecified());
         place.filter(|place| is_for_many(*place) || place.is_ipv4()).ok_or_else(|| BROADCASTS.to_owned())
@@ -90,7 +101,8 @@ fn broadcast(mut section: Section<'_>, has_keys: bool) -> Broadcast {
     let default = Broadcast::new(place.unwrap_or(GROUP));
     let broadcast = Broadcast {
         port: section.integer("port", PORTS).unwrap_or(default.port),
-        key: key(&mut section, has_keys),
+        instance: around.instances.read(&mut section),
+        key: key(&mut section, around.has_keys),
         interval: section.integer("interval", POLLS).unwrap_or(default.interval),
         ttl: section.integer("ttl", TTLS).unwrap_or(default.ttl),
         interface: interface(&mut section),
@@ -100,14 +112,15 @@ fn broadcast(mut section: Section<'_>, has_keys: bool) -> Broadcast {
     broadcast
 }
 
-fn broadcast_client(mut section: Section<'_>, has_keys: bool) -> BroadcastClient {
+fn broadcast_client(mut section: Section<'_>, around: Around<'_>) -> BroadcastClient {
     // Which addresses are broadcast addresses the machine knows; an IPv6 one is a group or nothing.
     let address = required(&mut section, "address", LISTENED, |value| {
         address(value).filter(|address| address.is_ipv4() || address.is_multicast())
     });
     let heard = BroadcastClient {
         address: address.unwrap_or(BroadcastClient::ANY),
-        key: key(&mut section, has_keys),
+        instance: around.instances.read(&mut section),
+        key: key(&mut section, around.has_keys),
         allow_unsigned: section.boolean("allow-unsigned").unwrap_or_default(),
         delay: section.value("delay", delay).flatten(),
         interface: interface(&mut section),
@@ -117,12 +130,13 @@ fn broadcast_client(mut section: Section<'_>, has_keys: bool) -> BroadcastClient
     heard
 }
 
-fn manycast_client(mut section: Section<'_>, has_keys: bool) -> ManycastClient {
+fn manycast_client(mut section: Section<'_>, around: Around<'_>) -> ManycastClient {
     let default = ManycastClient::new(group(&mut section));
     let enough_given = section.setting("enough");
     let client = ManycastClient {
         address: default.address,
-        key: key(&mut section, has_keys),
+        instance: around.instances.read(&mut section),
+        key: key(&mut section, around.has_keys),
         allow_unsigned: section.boolean("allow-unsigned").unwrap_or_default(),
         enough: section.integer("enough", 1..=POOL_MEMBERS_MAX.into()).unwrap_or(default.enough),
         most: section.integer("most", 1..=POOL_MEMBERS_MAX.into()).unwrap_or(default.most),
@@ -137,10 +151,11 @@ fn manycast_client(mut section: Section<'_>, has_keys: bool) -> ManycastClient {
     client
 }
 
-fn manycast_server(mut section: Section<'_>, has_keys: bool) -> ManycastServer {
+fn manycast_server(mut section: Section<'_>, around: Around<'_>) -> ManycastServer {
     let server = ManycastServer {
         address: group(&mut section),
-        key: key(&mut section, has_keys),
+        instance: around.instances.read(&mut section),
+        key: key(&mut section, around.has_keys),
         allow_unsigned: section.boolean("allow-unsigned").unwrap_or_default(),
         interface: interface(&mut section),
     };

@@ -13,7 +13,9 @@
 
 mod check;
 mod check_sources;
+mod clock_control;
 mod duration;
+mod instance;
 mod model;
 mod overrides;
 mod problem;
@@ -22,7 +24,9 @@ mod section;
 mod sources;
 mod values;
 
+pub use clock_control::{ClockControl, FirstStepPolicy, Selection};
 pub use duration::parse as parse_duration;
+pub use instance::{DEFAULT as DEFAULT_INSTANCE, INSTANCES_MAX, Instance};
 pub use model::{
     Access, Clients, Config, Datapath, Interface, Keys, LogLevel, Metrics, Policy, RateLimit, Reference,
     Source, XdpMode,
@@ -30,8 +34,8 @@ pub use model::{
 pub use overrides::{Overrides, ReferenceFlag};
 pub use problem::{Hint, PROBLEMS_SHOWN_MAX, Place, Problem, Problems, Setting};
 pub use sources::{
-    Broadcast, BroadcastClient, ClockControl, FirstStepPolicy, ManycastClient, ManycastServer,
-    PassivePeersPolicy, Peer, Polling, Pool, Selection, Server, Sources, Worth,
+    Broadcast, BroadcastClient, ManycastClient, ManycastServer, PassivePeersPolicy, Peer, Polling, Pool,
+    Server, Sources, Worth,
 };
 pub use values::{ReferenceId, TrustedKeys, Vlan, Workers};
 

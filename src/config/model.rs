@@ -5,7 +5,9 @@
 //! The one idea a newcomer lacks: there is no state in here that `check` would refuse; a field's documented range
 //! holds, so nobody checks it again.
 
-use super::sources::{ClockControl, PassivePeersPolicy, Selection, Sources};
+use super::clock_control::{ClockControl, Selection};
+use super::instance::{DEFAULT, Instance};
+use super::sources::{PassivePeersPolicy, Sources};
 use super::values::{ReferenceId, TrustedKeys, Vlan, Workers};
 use super::{DEFAULT_SOCKET, duration, values};
 use crate::time::NtpDuration;
@@ -47,7 +49,10 @@ pub struct Config {
     /// 16).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<Reference>,
-    /// Interfaces to serve through AF_XDP, names unique. None of them: kernel sockets on every interface.
+    /// The networks that are served, names unique. Empty: the one we were started in. See [`Config::instances`].
+    #[serde(rename = "instance")]
+    pub configured_instances: Vec<Instance>,
+    /// Interfaces to serve through AF_XDP, names unique within their instance. None of them: kernel sockets on every interface.
     #[serde(rename = "interface")]
     pub interfaces: Vec<Interface>,
     /// Who is answered.
@@ -84,6 +89,7 @@ impl Default for Config {
             log: LogLevel::default(),
             passive_peers: PassivePeersPolicy::default(),
             reference: None,
+            configured_instances: Vec::new(),
             interfaces: Vec::new(),
             access: Access::default(),
             rate_limit: RateLimit::default(),
@@ -98,6 +104,22 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The networks that are served, at least one, in the order of their numbers.
+    #[must_use]
+    pub fn instances(&self) -> Vec<Instance> {
+        match self.configured_instances.as_slice() {
+            [] => vec![Instance::default()],
+            several => several.to_vec(),
+        }
+    }
+
+    /// The number of the instance of this name; every table has the name of one that there is.
+    #[must_use]
+    pub fn instance_number(&self, name: &str) -> u16 {
+        let number = self.configured_instances.iter().position(|instance| instance.name == name);
+        number.unwrap_or_default() as u16
+    }
+
     /// As TOML that loads again, every key spelled out.
     ///
     /// # Errors
@@ -194,6 +216,8 @@ impl Source {
 pub struct Interface {
     /// The kernel's name for it, 1 to 15 bytes.
     pub name: String,
+    /// In which instance it is.
+    pub instance: String,
     /// Where the XDP program runs.
     pub xdp_mode: XdpMode,
     /// Is zero-copy tried?
@@ -220,6 +244,7 @@ impl Interface {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            instance: DEFAULT.to_owned(),
             xdp_mode: XdpMode::default(),
             zero_copy: true,
             nic_stamps: true,

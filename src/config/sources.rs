@@ -1,23 +1,21 @@
-//! The checked configuration of whom we ask, whom we tell, and how the clock is kept.
+//! The checked configuration of whom we ask and whom we tell.
 //!
-//! Owns: one type for each table of sources, `[selection]` and `[clock]`, their defaults, and how they print. Does not
-//! own: reading or checking (`check_sources`), nor what an association does with it ([`crate::control`], whose
-//! defaults these are).
+//! Owns: one type for each table of sources, their defaults, and how they print. Does not own: reading or checking
+//! (`check_sources`), nor what an association does with it ([`crate::control`], whose defaults these are).
 //!
 //! The one idea a newcomer lacks: a table's name says in which mode its source is used, as the words `server`, `pool`,
 //! `peer` do in every NTP daemon's configuration; its keys are the same in all tables where they mean the same.
 
+use super::instance::DEFAULT;
 use super::{duration, values};
 use crate::auth::KeyId;
-use crate::control::discipline::{PANIC_THRESHOLD, STEP_THRESHOLD};
+use crate::control::PassivePeers;
 use crate::control::source::{self, BroadcastOptions, ManycastOptions, NTP_GROUP, NTP_PORT, PollOptions};
-use crate::control::{ControllerOptions, PassivePeers};
 use crate::time::NtpDuration;
 use crate::wire::Version;
 use clap::ValueEnum;
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 
 /// How often a source is polled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -74,6 +72,8 @@ pub struct Server {
     pub address: String,
     /// Its UDP port, not 0.
     pub port: u16,
+    /// In which instance it is.
+    pub instance: String,
     /// The key that both sides know.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -94,6 +94,7 @@ impl Server {
         Self {
             address: address.into(),
             port: NTP_PORT,
+            instance: DEFAULT.to_owned(),
             key: None,
             version: Version::V4.number(),
             polling: Polling::default(),
@@ -137,6 +138,8 @@ pub struct Broadcast {
     pub address: IpAddr,
     /// To which UDP port, not 0.
     pub port: u16,
+    /// In which instance.
+    pub instance: String,
     /// The key that it is signed with.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -154,7 +157,15 @@ impl Broadcast {
     #[must_use]
     pub fn new(address: IpAddr) -> Self {
         let BroadcastOptions { interval, hop_limit, .. } = BroadcastOptions::default();
-        Self { address, port: NTP_PORT, key: None, interval: interval.0, ttl: hop_limit, interface: None }
+        Self {
+            address,
+            port: NTP_PORT,
+            instance: DEFAULT.to_owned(),
+            key: None,
+            interval: interval.0,
+            ttl: hop_limit,
+            interface: None,
+        }
     }
 }
 
@@ -164,6 +175,8 @@ impl Broadcast {
 pub struct BroadcastClient {
     /// A multicast group or broadcast address that is listened at; 0.0.0.0: all broadcast addresses of this machine.
     pub address: IpAddr,
+    /// In which instance.
+    pub instance: String,
     /// The key that packets must be signed with; `None`: any that we have.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -186,6 +199,7 @@ impl BroadcastClient {
     pub fn new(address: IpAddr) -> Self {
         Self {
             address,
+            instance: DEFAULT.to_owned(),
             key: None,
             allow_unsigned: false,
             delay: None,
@@ -204,6 +218,8 @@ impl BroadcastClient {
 pub struct ManycastClient {
     /// The group.
     pub address: IpAddr,
+    /// In which instance.
+    pub instance: String,
     /// The key that answers must be signed with; `None`: any that we have.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -235,6 +251,7 @@ impl ManycastClient {
         let ManycastOptions { enough, most, hop_limit_max, timeout, .. } = ManycastOptions::default();
         Self {
             address,
+            instance: DEFAULT.to_owned(),
             key: None,
             allow_unsigned: false,
             enough,
@@ -254,6 +271,8 @@ impl ManycastClient {
 pub struct ManycastServer {
     /// The group.
     pub address: IpAddr,
+    /// In which instance.
+    pub instance: String,
     /// The key that questions must be signed with; `None`: any that we have.
     #[serde(serialize_with = "values::key_or_off")]
     pub key: Option<KeyId>,
@@ -267,8 +286,8 @@ pub struct ManycastServer {
 impl ManycastServer {
     /// With the default settings.
     #[must_use]
-    pub const fn new(address: IpAddr) -> Self {
-        Self { address, key: None, allow_unsigned: false, interface: None }
+    pub fn new(address: IpAddr) -> Self {
+        Self { address, instance: DEFAULT.to_owned(), key: None, allow_unsigned: false, interface: None }
     }
 }
 
@@ -296,62 +315,6 @@ impl From<PassivePeersPolicy> for PassivePeers {
             PassivePeersPolicy::Anyone => Self::Anyone,
         }
     }
-}
-
-/// `[selection]`: which sources are believed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Selection {
-    /// So many must agree, 1 to 16.
-    pub min_sources: u8,
-    /// The largest root distance, 1 ms to 16 s.
-    #[serde(serialize_with = "duration::serialize")]
-    pub max_distance: NtpDuration,
-}
-
-impl Default for Selection {
-    fn default() -> Self {
-        Self { min_sources: 1, max_distance: ControllerOptions::default().maximum_distance }
-    }
-}
-
-/// `[clock]`: how the clock is steered, unless `clock-control` is off.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct ClockControl {
-    /// Larger offsets are stepped; 1 ms to 1 h. `None`: never, they are slewed however long that takes.
-    #[serde(serialize_with = "duration::serialize_or_off")]
-    pub step_threshold: Option<NtpDuration>,
-    /// Nothing is done about larger ones; 1 s to 68 years.
-    #[serde(serialize_with = "duration::serialize")]
-    pub panic_threshold: NtpDuration,
-    /// May the first offset be larger than that?
-    pub first_step: FirstStepPolicy,
-    /// Where the clock's frequency error is kept over restarts: absolute. `None`: nowhere.
-    #[serde(serialize_with = "values::path_or_off")]
-    pub drift_file: Option<PathBuf>,
-}
-
-impl Default for ClockControl {
-    fn default() -> Self {
-        Self {
-            step_threshold: Some(STEP_THRESHOLD),
-            panic_threshold: PANIC_THRESHOLD,
-            first_step: FirstStepPolicy::default(),
-            drift_file: None,
-        }
-    }
-}
-
-/// What may be done about the first offset.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum FirstStepPolicy {
-    /// The panic threshold holds from the start
-    #[default]
-    Limited,
-    /// Once, at the start, the clock is set however wrong it is
-    AnySize,
 }
 
 /// All sources and servers of ours that are associations.

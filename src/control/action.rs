@@ -118,6 +118,8 @@ pub enum Action {
     },
     /// Something worth a line in the log. Comes only when something changed.
     Report {
+        /// In which instance; `None`: it is about the whole.
+        instance: Option<InstanceId>,
         /// Which association it is about; `None`: the system.
         association: Option<AssociationId>,
         /// What happened.

@@ -206,6 +206,7 @@ impl Association {
         now: Timestamp<Monotonic>,
         slewed: NtpDuration,
         system_peer: Option<IpAddr>,
+        elsewhere: &[ReferenceId],
     ) -> Candidate {
         let mut estimate = self.filter.estimate(now);
         if let Some(estimate) = &mut estimate {
@@ -220,7 +221,7 @@ impl Association {
             root_delay: peer.map_or_else(NtpShort::default, |peer| peer.root_delay),
             root_dispersion: peer.map_or_else(NtpShort::default, |peer| peer.root_dispersion),
             reach: self.poll.reach().bits(),
-            follows: self.follows(system_peer),
+            follows: self.follows(system_peer, elsewhere),
             poll: self.poll.interval(),
             options: self.options,
             speaks: peer.is_some_and(|peer| now - peer.time <= self.poll.memory()),
@@ -271,7 +272,7 @@ impl Association {
         }
     }
 
-    fn follows(&self, system_peer: Option<IpAddr>) -> Loop {
+    fn follows(&self, system_peer: Option<IpAddr>, elsewhere: &[ReferenceId]) -> Loop {
         let (Some(peer), Some(local)) = (&self.peer, self.local) else { return Loop::None };
         let followed = Followed {
             stratum: peer.stratum,
@@ -279,7 +280,7 @@ impl Association {
             remote: self.remote.ip(),
             local,
         };
-        find_loop(&followed, system_peer)
+        find_loop(&followed, system_peer, elsewhere)
     }
 
     /// Its poll interval.

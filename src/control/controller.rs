@@ -203,7 +203,12 @@ impl Controller {
     }
 
     fn report(&mut self, association: Option<AssociationId>, news: News) {
-        self.actions.push(Action::Report { association, news });
+        let instance = association.and_then(|id| self.associations.get(&id)).map(|one| one.instance);
+        self.report_in(instance, association, news);
+    }
+
+    fn report_in(&mut self, instance: Option<InstanceId>, association: Option<AssociationId>, news: News) {
+        self.actions.push(Action::Report { instance, association, news });
     }
 
     /// A handle for the next send of an association.

@@ -6,6 +6,7 @@
 //! ([`Event::recorded`]) and feeds them to a controller with the same seed sees the same actions again.
 
 pub use crate::auth::{Authentication, KeyId};
+pub use crate::snapshot::InstanceId;
 
 use super::source::{SourceConfiguration, SourceId};
 use crate::snapshot::SystemSnapshot;
@@ -21,10 +22,6 @@ pub struct Moment {
     /// What the steered clock says, which is what the protocol talks about.
     pub clock: NtpTimestamp,
 }
-
-/// Which instance (network namespace or VRF) something belongs to. The same address in two instances is two hosts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub struct InstanceId(pub u16);
 
 /// An interface's index in its instance, as the kernel counts them: 1 and up; 0: not known, or left to routing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]

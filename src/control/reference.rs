@@ -21,6 +21,20 @@ pub fn reference_id(address: IpAddr) -> ReferenceId {
     }
 }
 
+/// What a host that follows the server at `remote`, which knows it as `local`, tells those in other instances (network
+/// namespaces or VRFs). There the server's address would mean another host. This is nobody's address, as far as four octets
+/// allow, and yet the server, should it ask there, recognises that it is meant: it knows both addresses.
+#[must_use]
+pub fn reference_id_elsewhere(remote: IpAddr, local: IpAddr) -> ReferenceId {
+    let octets = |address: IpAddr| match address.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let digest = Md5::digest([octets(remote), octets(local)].concat());
+    let [a, b, c, d, ..] = digest.0;
+    ReferenceId([a, b, c, d])
+}
+
 /// What a source says about whom it follows, and who we are to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Followed {
@@ -35,16 +49,17 @@ pub struct Followed {
 }
 
 /// RFC 5905 A.5.5.3: does the source follow us, or the system peer? Or is it ourselves? `system_peer` is the
-/// address of our system peer, if that is another source.
+/// address of our system peer, if that is another source; `elsewhere` is what those who know us in other instances would
+/// tell if they followed us there.
 #[must_use]
-pub fn find_loop(source: &Followed, system_peer: Option<IpAddr>) -> Loop {
+pub fn find_loop(source: &Followed, system_peer: Option<IpAddr>, elsewhere: &[ReferenceId]) -> Loop {
     if source.remote == source.local {
         return Loop::FollowsUs;
     }
     if source.stratum < 2 {
         return Loop::None;
     }
-    if source.reference_id == reference_id(source.local) {
+    if source.reference_id == reference_id(source.local) || elsewhere.contains(&source.reference_id) {
         return Loop::FollowsUs;
     }
     match system_peer {
@@ -87,13 +102,27 @@ mod tests {
             (source(1, reference_id(peer)), Loop::None),
         ];
         for (source, expected) in table {
-            assert_eq!(find_loop(&source, Some(peer)), expected, "{source:?}");
+            assert_eq!(find_loop(&source, Some(peer), &[]), expected, "{source:?}");
         }
-        assert_eq!(find_loop(&source(2, reference_id(peer)), None), Loop::None, "no system peer");
+        assert_eq!(find_loop(&source(2, reference_id(peer)), None, &[]), Loop::None, "no system peer");
         let ourselves = Followed { remote: us, ..source(1, ReferenceId(*b"GPS\0")) };
-        assert_eq!(find_loop(&ourselves, None), Loop::FollowsUs);
+        assert_eq!(find_loop(&ourselves, None, &[]), Loop::FollowsUs);
         let (six, other) = (address("fd99::1"), address("fd99::2"));
         let source = Followed { stratum: 3, reference_id: reference_id(six), remote: other, local: six };
-        assert_eq!(find_loop(&source, None), Loop::FollowsUs);
+        assert_eq!(find_loop(&source, None, &[]), Loop::FollowsUs);
+    }
+
+    #[test]
+    fn who_follows_us_in_another_instance_is_recognised() {
+        let (us, them, other) = (address("10.99.0.1"), address("10.99.0.2"), address("10.99.0.3"));
+        let told = reference_id_elsewhere(us, them);
+        let source = Followed { stratum: 3, reference_id: told, remote: other, local: us };
+        assert_eq!(find_loop(&source, None, &[told]), Loop::FollowsUs);
+        // They follow somebody else; or another who has our address, and knows them by another one.
+        for id in [reference_id_elsewhere(other, them), reference_id_elsewhere(us, other)] {
+            assert_eq!(find_loop(&Followed { reference_id: id, ..source }, None, &[told]), Loop::None);
+        }
+        assert_ne!(told, reference_id_elsewhere(them, us));
+        assert_ne!(told, reference_id(us));
     }
 }

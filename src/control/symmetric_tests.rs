@@ -26,6 +26,8 @@ fn snapshot() -> SystemSnapshot {
         leap: Leap::None,
         stratum: 3,
         reference_id: ReferenceId([10, 99, 0, 7]),
+        reference_instance: None,
+        reference_id_elsewhere: ReferenceId::NOBODY,
         precision: PRECISION,
         root_delay: milliseconds(40),
         root_dispersion: milliseconds(10),

@@ -3,6 +3,7 @@
 use super::report::{QueueReport, WorkerReport};
 use super::worker::{Command, Queue, Worker, WorkerState};
 use crate::auth::KeyTable;
+use crate::control::InstanceId;
 use crate::sys::process::{PollEntry, Waker};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
@@ -70,9 +71,9 @@ impl Crew {
     }
 
     /// Takes an interface's queues from all workers.
-    pub fn remove_queues(&mut self, ifindex: u32) {
+    pub fn remove_queues(&mut self, instance: InstanceId, ifindex: u32) {
         for worker in 0..self.len() {
-            self.tell(worker, Command::RemoveQueues { ifindex });
+            self.tell(worker, Command::RemoveQueues { instance, ifindex });
         }
     }
 
@@ -123,7 +124,8 @@ impl Crew {
             workers.push(state.worker);
             queues.extend(state.queues);
         }
-        queues.sort_by(|a, b| (&a.interface, a.queue).cmp(&(&b.interface, b.queue)));
+        queues
+            .sort_by(|a, b| (&a.instance, &a.interface, a.queue).cmp(&(&b.instance, &b.interface, b.queue)));
         (workers, queues)
     }
 

@@ -13,10 +13,58 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// An interface that is configured does not exist.
-    #[error("interface {name} does not exist; there are: {existing}")]
+    #[error("interface {name} does not exist{suffix}; there are: {existing}")]
     NoSuchInterface {
         /// What was asked for.
         name: String,
+        /// In which instance, where there are several.
+        suffix: String,
+        /// What there is.
+        existing: String,
+    },
+    /// A network namespace that is configured does not exist.
+    #[error("{written}: must be a network namespace that exists; `ip netns` lists: {existing}")]
+    NoSuchNamespace {
+        /// Where it is configured, and how.
+        written: String,
+        /// What there is.
+        existing: String,
+    },
+    /// What is configured as one is none.
+    #[error("{written}: must be a network namespace, and this file is none")]
+    NotANamespace {
+        /// Where it is configured, and how.
+        written: String,
+    },
+    /// It may not be entered.
+    #[error("{written}: entering a network namespace needs CAP_SYS_ADMIN or root")]
+    NamespaceForbidden {
+        /// Where it is configured, and how.
+        written: String,
+    },
+    /// It cannot be entered.
+    #[error("{written}: the network namespace cannot be entered: {error}")]
+    Namespace {
+        /// Where it is configured, and how.
+        written: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Two instances have one network.
+    #[error(
+        "instances {other} and {instance} are in the same network namespace: one would answer for the other"
+    )]
+    SamePlace {
+        /// The second.
+        instance: String,
+        /// The first.
+        other: String,
+    },
+    /// A VRF that is configured does not exist.
+    #[error("{written}: must be a VRF device that exists; there are: {existing}")]
+    NoSuchVrf {
+        /// Where it is configured, and how.
+        written: String,
         /// What there is.
         existing: String,
     },
@@ -56,8 +104,13 @@ pub enum ServeError {
     #[error(transparent)]
     ControlSocket(#[from] ControlSocketError),
     /// A socket is needed and cannot be had.
-    #[error(transparent)]
-    Socket(#[from] OpenError),
+    #[error("{error}{suffix}")]
+    Socket {
+        /// Why.
+        error: OpenError,
+        /// In which instance, where there are several.
+        suffix: String,
+    },
     /// `datapath = "af-xdp"`, and it cannot be.
     #[error("{0}")]
     NoAfXdp(String),
@@ -90,6 +143,10 @@ impl ServeError {
             Self::NoSuchInterface { .. }
             | Self::NoSuchQueue { .. }
             | Self::NoSuchCpu { .. }
+            | Self::NoSuchNamespace { .. }
+            | Self::NotANamespace { .. }
+            | Self::SamePlace { .. }
+            | Self::NoSuchVrf { .. }
             | Self::Keys(_)
             | Self::NoSuchKey { .. }
             | Self::Access(_) => 2,

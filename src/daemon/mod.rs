@@ -15,10 +15,12 @@ mod crew;
 mod drops;
 mod error;
 pub mod exchange;
+mod instance;
 pub mod keys;
 mod links;
 mod news;
 mod pace;
+mod place;
 #[cfg(feature = "metrics")]
 pub mod prometheus;
 mod questions;
@@ -29,5 +31,6 @@ pub mod stamps;
 mod worker;
 
 pub use error::ServeError;
+pub use place::Place;
 pub use server::serve;
 pub use setup::check_machine;

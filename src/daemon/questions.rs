@@ -1,5 +1,6 @@
 //! What the control socket is asked, and the answers.
 
+use super::instance::Instance;
 use super::report::{
     ClientReport, ClientsReport, ClockReport, MemoryReport, QueueReport, StatusReport, TablesReport,
 };
@@ -48,8 +49,11 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 
 fn status(server: &mut Server) -> StatusReport {
     server.take_notices();
-    let dropped = server.links.receive_dropped();
+    let dropped: Vec<_> = server.instances.iter().map(Instance::receive_dropped).collect();
     let (workers, queues) = server.crew.report();
+    let links = server.instances.iter_mut().zip(&dropped);
+    let interfaces = links.flat_map(|(one, dropped)| one.links.report(dropped, &queues)).collect();
+    let instances: Vec<_> = server.instances.iter().map(Instance::report).collect();
     let config = &server.config;
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,9 +64,10 @@ fn status(server: &mut Server) -> StatusReport {
         clock: clock_report(server),
         synchronisation: server.associations.synchronisation(),
         control: server.associations.control(),
-        interfaces: server.links.report(&dropped, &queues),
+        interfaces,
         workers,
-        socket_addresses: server.group.addresses().map(|local| local.address().to_string()).collect(),
+        socket_addresses: instances.iter().flat_map(|one| one.socket_addresses.clone()).collect(),
+        instances,
         unsolicited: server
             .unsolicited
             .iter()
@@ -136,8 +141,11 @@ fn clients(server: &Server, top: usize) -> ClientsReport {
     let now = clock::monotonic();
     // Whole tables: a client of little weight with one worker may be the heaviest of all.
     let merged = merge(server.statistics.iter().map(|own| own.snapshot_top(usize::MAX)).collect());
+    let instances = server.instances.iter().map(|one| one.place().name.to_string());
+    let instances: Vec<String> = instances.collect();
     let heaviest = merged.into_iter().take(top).map(|record| ClientReport {
         client: host_or_prefix(record.prefix),
+        instance: instances.get(usize::from(record.instance.0)).cloned().unwrap_or_default(),
         requests: record.requests,
         error: record.overcount,
         refused: record.refused,
@@ -146,6 +154,7 @@ fn clients(server: &Server, top: usize) -> ClientsReport {
     let mut report = ClientsReport {
         distinct_estimate: distinct_clients(server),
         heaviest: heaviest.collect(),
+        instances: instances.clone(),
         ..ClientsReport::default()
     };
     for version in (1..=4).filter_map(Version::new) {

@@ -24,6 +24,9 @@ pub struct StatusReport {
     /// How its clock is kept by sources.
     #[serde(default)]
     pub synchronisation: SynchronisationReport,
+    /// Each instance: one at least.
+    #[serde(default)]
+    pub instances: Vec<InstanceReport>,
     /// How the core that keeps it fares.
     #[serde(default)]
     pub control: ControlReport,
@@ -64,11 +67,25 @@ pub struct ClockReport {
     pub problem: Option<String>,
 }
 
+/// One instance: a network of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InstanceReport {
+    /// Its name.
+    pub name: String,
+    /// Where it is: `own`, or `netns` or `vrf` with a name.
+    pub network: String,
+    /// Addresses on which its kernel sockets listen.
+    pub socket_addresses: Vec<String>,
+}
+
 /// One interface.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InterfaceReport {
     /// Its name.
     pub name: String,
+    /// In which instance.
+    #[serde(default)]
+    pub instance: String,
     /// Its index, while it exists.
     pub index: Option<u32>,
     /// `af-xdp`, `socket` or `absent`.
@@ -104,6 +121,9 @@ pub struct AttemptReport {
 pub struct QueueReport {
     /// The interface's name.
     pub interface: String,
+    /// In which instance.
+    #[serde(default)]
+    pub instance: String,
     /// The queue's number.
     pub queue: u32,
     /// The worker that serves it.
@@ -200,6 +220,9 @@ pub struct ClientsReport {
     pub by_version: BTreeMap<String, u64>,
     /// Requests by length in octets.
     pub by_length: BTreeMap<String, u64>,
+    /// The instances there are.
+    #[serde(default)]
+    pub instances: Vec<String>,
     /// The heaviest clients, heaviest first.
     pub heaviest: Vec<ClientReport>,
 }
@@ -209,6 +232,9 @@ pub struct ClientsReport {
 pub struct ClientReport {
     /// Address, with the prefix length where it stands for several.
     pub client: String,
+    /// In which instance: the same address in another is another client.
+    #[serde(default)]
+    pub instance: String,
     /// Requests, at most this many.
     pub requests: u64,
     /// By how much `requests` may be too high.

@@ -4,11 +4,13 @@
 //! ([`super::server`]).
 
 use super::error::{ServeError, system};
+use super::instance::Watched;
 use super::keys;
+use super::place::Place;
 use crate::auth::KeyTable;
 use crate::clock::{Reference, ReferenceKind};
 use crate::config::{self, Config, Interface, Policy as AccessPolicy, Workers};
-use crate::datapath::interface::{InterfaceFacts, InterfaceWatch, View};
+use crate::datapath::interface::{InterfaceFacts, View};
 use crate::datapath::steering::PrefixAction;
 use crate::serve::Policy;
 use crate::serve::access::{AccessError, AccessList, Action};
@@ -30,18 +32,25 @@ const KISS_BURST: u16 = 2;
 /// # Errors
 /// What it does not have, or that it could not be asked.
 pub fn check_machine(config: &Config) -> Result<(), ServeError> {
-    let watch = InterfaceWatch::open().map_err(system("listing interfaces"))?;
-    check_interfaces(config, watch.view())?;
+    for place in Place::open_all(config)? {
+        Watched::open(place, config)?;
+    }
     access_list(config)?;
     read_keys(config)?;
     cores(config).map(drop)
 }
 
-pub(super) fn check_interfaces(config: &Config, view: &View) -> Result<(), ServeError> {
-    for Interface { name, queues, .. } in &config.interfaces {
+/// Those of one instance, asked from within.
+pub(super) fn check_interfaces(config: &Config, place: &Place, view: &View) -> Result<(), ServeError> {
+    let own = config.interfaces.iter().filter(|one| *one.instance == *place.name);
+    for Interface { name, queues, .. } in own {
         let Ok(facts) = InterfaceFacts::gather_from(view, name) else {
             let existing: Vec<&str> = view.interfaces().map(|interface| interface.name.as_str()).collect();
-            return Err(ServeError::NoSuchInterface { name: name.clone(), existing: existing.join(", ") });
+            return Err(ServeError::NoSuchInterface {
+                name: name.clone(),
+                suffix: place.suffix(),
+                existing: existing.join(", "),
+            });
         };
         let there = facts.receive_queues().unwrap_or(u32::MAX);
         if let Some(&queue) = queues.iter().find(|&&queue| u32::from(queue) >= there) {
@@ -69,10 +78,12 @@ pub(super) fn cores(config: &Config) -> Result<Vec<usize>, ServeError> {
 }
 
 /// How many workers: as configured, else one for each queue, but no more than there are CPUs for.
-pub(super) fn worker_count(config: &Config, view: &View, cores: usize) -> usize {
+pub(super) fn worker_count(config: &Config, instances: &[Watched], cores: usize) -> usize {
     let queues = config.interfaces.iter().map(|settings| {
-        let there =
-            view.interface_named(&settings.name).and_then(|interface| interface.rx_queues).unwrap_or(1);
+        let instance = instances.get(usize::from(config.instance_number(&settings.instance)));
+        let there = instance
+            .and_then(|instance| instance.view().interface_named(&settings.name)?.rx_queues)
+            .unwrap_or(1);
         if settings.queues.is_empty() { there as usize } else { settings.queues.len() }
     });
     match config.workers {

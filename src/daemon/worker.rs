@@ -6,29 +6,31 @@
 //! The one idea a newcomer lacks: workers share nothing that one of them writes often. Each has its own counters,
 //! client statistics, sockets and rings; only the rate limiter's table is everybody's, without locks.
 
+mod messages;
+mod queue;
+
+pub use messages::{Command, Notice, Passed, ToControl, WorkerState};
+pub use queue::Queue;
+
 use super::associations::PASSED_OCTETS_MAX;
 use super::counters::Path;
-use super::exchange::{Answering, Exchange, TransmitErrors};
-use super::report::{QueueReport, WorkerReport};
+use super::exchange::{Answering, Exchange};
+use super::report::WorkerReport;
 use super::stamps::BatchClock;
-use crate::auth::KeyTable;
-use crate::datapath::af_xdp::{Link, Port};
-use crate::datapath::udp::UdpPort;
+use crate::control::InstanceId;
+use crate::datapath::af_xdp::Link;
+use crate::datapath::udp::{UdpCounts, UdpPort};
 use crate::serve::{Arrival, Prepared, Refusal};
 use crate::sys::clock;
 use crate::sys::memory::prefetch;
 use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::scheduling;
 use crate::sys::socket::{BATCH_MAX, Batch};
-use crate::time::{Realtime, Timestamp};
 use crate::wire::Mode;
-use crossbeam::channel::{Receiver, Sender};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use crossbeam::channel::Receiver;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 /// Rounds on one queue before the others and the sockets have their turn.
 const ROUNDS_PER_TURN: usize = 8;
@@ -47,248 +49,6 @@ const LINK_CHECK: Duration = Duration::from_secs(1);
 /// How long all queues that are given up together may take to hand back their frames.
 const DRAIN_TIME: Duration = Duration::from_millis(200);
 
-/// What the control thread asks of a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Serve this queue too.
-    AddQueue(Box<Queue>),
-    /// Give the queues of this interface up.
-    RemoveQueues {
-        /// The interface.
-        ifindex: u32,
-    },
-    /// Take these keys from the next batch on.
-    SetKeys(Arc<KeyTable>),
-    /// Say how things are.
-    Report(Sender<WorkerState>),
-    /// Answer what has arrived, give everything back, and end.
-    Stop,
-}
-
-/// A worker's answer to [`Command::Report`].
-#[derive(Debug)]
-pub struct WorkerState {
-    /// The worker itself.
-    pub worker: WorkerReport,
-    /// Its queues.
-    pub queues: Vec<QueueReport>,
-}
-
-/// What a worker has to tell the control thread.
-#[derive(Clone, Copy, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each packet that comes")]
-pub enum Notice {
-    /// A packet of another mode than 3.
-    Packet(Passed),
-    /// The sockets of this interface's queues are bound to nothing any more.
-    QueueGone {
-        /// The interface.
-        ifindex: u32,
-    },
-}
-
-/// The way to the control thread, which is woken.
-#[derive(Clone, Debug)]
-pub struct ToControl {
-    notices: Sender<Notice>,
-    waker: Arc<Waker>,
-}
-
-impl ToControl {
-    /// Into this channel; the control thread polls the waker.
-    #[must_use]
-    pub const fn new(notices: Sender<Notice>, waker: Arc<Waker>) -> Self {
-        Self { notices, waker }
-    }
-
-    /// Never waits. `false`: the control thread is behind, and it is lost.
-    fn send(&self, notice: Notice) -> bool {
-        let is_sent = self.notices.try_send(notice).is_ok();
-        // Behind another notice this one is found with it: who takes one goes on until there is none.
-        if is_sent && self.notices.len() <= 1 {
-            self.waker.wake();
-        }
-        is_sent
-    }
-}
-
-/// A packet of another mode than 3.
-#[derive(Clone, Copy, Debug)]
-pub struct Passed {
-    /// Who sent it.
-    pub source: SocketAddr,
-    /// To which of our addresses.
-    pub destination: SocketAddr,
-    /// Its mode.
-    pub mode: Mode,
-    /// When it came.
-    pub receive_timestamp: Timestamp<Realtime>,
-    /// Did the kernel say so?
-    pub is_stamped: bool,
-    octets: [u8; PASSED_OCTETS_MAX],
-    length: usize,
-}
-
-impl Passed {
-    /// The packet, or nothing where it was too long to be passed whole.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        self.octets.get(..self.length).unwrap_or_default()
-    }
-}
-
-/// One AF_XDP queue in a worker's hands.
-#[derive(Debug)]
-pub struct Queue {
-    interface: Arc<str>,
-    ifindex: u32,
-    number: u32,
-    port: Port,
-    transmit_errors: Option<TransmitErrors>,
-    link: Link,
-    /// The control thread has been told that the interface is gone.
-    gone_told: bool,
-    /// The log says that busy polling polls nothing here.
-    spinning_told: bool,
-}
-
-impl Queue {
-    /// Queue `number` of an interface; `measure` asks for a transmit stamp with every reply.
-    #[must_use]
-    pub fn new(interface: Arc<str>, ifindex: u32, number: u32, port: Port, measure: bool) -> Self {
-        let measure = measure && port.facts().tx_metadata;
-        let frames = port.conservation().total as usize;
-        let transmit_errors = measure.then(|| TransmitErrors::new(frames));
-        Self {
-            interface,
-            ifindex,
-            number,
-            port,
-            transmit_errors,
-            link: Link::Up,
-            gone_told: false,
-            spinning_told: false,
-        }
-    }
-
-    /// Rounds until the ring is empty or others must have their turn. More may wait if this says so.
-    fn serve(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
-        for _ in 0..ROUNDS_PER_TURN {
-            if !self.turn(exchange, answering) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// One round. More may wait if this says so.
-    fn turn(&mut self, exchange: &mut Exchange, answering: &mut Answering) -> bool {
-        let round = exchange.round(&mut self.port, answering, self.transmit_errors.as_mut());
-        self.note_link(round.link);
-        // What came meanwhile costs a look to see, and a system call to wait for.
-        round.received > 0 && self.port.has_received()
-    }
-
-    fn note_link(&mut self, link: Link) {
-        if link != self.link {
-            info!(interface = %self.interface, queue = self.number, ?link, "link changed");
-            self.link = link;
-        }
-    }
-
-    /// Answers what has arrived and waits, until the deadline at most, until the kernel has given the sent frames back.
-    fn drain(&mut self, exchange: &mut Exchange, answering: &mut Answering, deadline: Instant) {
-        loop {
-            let more = self.serve(exchange, answering);
-            let done = !more && self.port.conservation().transmit == 0;
-            if done || self.link == Link::Gone || Instant::now() > deadline {
-                break;
-            }
-            std::thread::sleep(RETRY);
-        }
-        let (balance, counters) = (self.port.audit(), self.port.counters());
-        let (interface, queue) = (&*self.interface, self.number);
-        if balance.is_balanced() && balance.in_hand == 0 && counters.foreign == 0 {
-            info!(interface, queue, frames = balance.total, "queue closed, every frame accounted for");
-        } else {
-            warn!(interface, queue, ?balance, foreign = counters.foreign, "queue closed with frames astray");
-        }
-    }
-
-    /// Says once that busy polling polls nothing. Some kernels learn with the first packet what to poll.
-    fn tell_of_spinning(&mut self) {
-        if !self.spinning_told
-            && self.port.counters().rx_packets > 0
-            && let Some(reason) = self.not_driving()
-        {
-            info!(interface = %self.interface, queue = self.number, reason, "done without");
-            self.spinning_told = true;
-        }
-    }
-
-    /// What became of busy polling, if it did not come to what was asked for.
-    fn not_driving(&self) -> Option<String> {
-        let facts = self.port.facts();
-        (facts.busy_poll && !facts.drives_nic).then(|| {
-            "busy polling: the kernel knows of no NAPI that it could poll for this queue (in copy mode the driver must \
-             have named it, and veth does not); the worker spins and yields its CPU to whoever receives"
-                .to_owned()
-        })
-    }
-
-    fn report(&self, worker: usize) -> QueueReport {
-        let (facts, counters) = (self.port.facts(), self.port.counters());
-        let balance = self.port.conservation();
-        let kernel = self.port.statistics().map(|statistics| statistics.kernel).unwrap_or_default();
-        let named = |pairs: &[(&str, u64)]| -> BTreeMap<String, u64> {
-            pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
-        };
-        QueueReport {
-            interface: self.interface.to_string(),
-            queue: self.number,
-            worker,
-            zero_copy: facts.zero_copy,
-            tx_metadata: facts.tx_metadata,
-            pages: format!("{:?}", facts.pages).to_lowercase(),
-            refused: facts.refused.iter().cloned().chain(self.not_driving()).collect(),
-            counters: named(&[
-                ("rx_packets", counters.rx_packets),
-                ("rx_fragments", counters.rx_fragments),
-                ("rx_invalid", counters.rx_invalid),
-                ("tx_packets", counters.tx_packets),
-                ("tx_full", counters.tx_full),
-                ("tx_dropped", counters.tx_dropped),
-                ("tx_invalid", counters.tx_invalid),
-                ("tx_completed", counters.tx_completed),
-                ("fill_empty", counters.fill_empty),
-                ("wakeups", counters.wakeups),
-                ("wakeup_errors", counters.wakeup_errors),
-                ("link_down", counters.link_down),
-                ("foreign", counters.foreign),
-            ]),
-            kernel: named(&[
-                ("rx_dropped", kernel.rx_dropped),
-                ("rx_invalid_descriptors", kernel.rx_invalid_descriptors),
-                ("rx_ring_full", kernel.rx_ring_full),
-                ("fill_ring_empty", kernel.fill_ring_empty),
-                ("tx_invalid_descriptors", kernel.tx_invalid_descriptors),
-                ("tx_ring_empty", kernel.tx_ring_empty),
-            ]),
-            frames: named(&[
-                ("total", balance.total.into()),
-                ("free", balance.free.into()),
-                ("fill", balance.fill.into()),
-                ("in_hand", balance.in_hand.into()),
-                ("transmit", balance.transmit.into()),
-            ]),
-            // Between two rounds no frame is in hand; one that is has been forgotten.
-            frames_balanced: balance.is_balanced() && balance.in_hand == 0,
-            transmit_error: self.transmit_errors.as_ref().and_then(TransmitErrors::report),
-            memory_bytes: facts.memory_bytes,
-        }
-    }
-}
-
 /// A worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -299,7 +59,8 @@ pub struct Worker {
     answering: Answering,
     queues: Vec<Queue>,
     exchange: Exchange,
-    sockets: UdpPort,
+    /// One port for each instance, in the order of their numbers.
+    sockets: Vec<UdpPort>,
     batch: Batch,
     /// For each datagram of the batch its reply, if it gets one.
     prepared: Vec<Option<Prepared>>,
@@ -314,7 +75,7 @@ impl Worker {
         index: usize,
         core: Option<usize>,
         answering: Answering,
-        sockets: UdpPort,
+        sockets: Vec<UdpPort>,
         to_control: ToControl,
     ) -> Self {
         Self {
@@ -378,7 +139,7 @@ impl Worker {
             }
             if entries.first().is_some_and(PollEntry::is_ready) {
                 waker.clear();
-                self.sockets.apply_changes();
+                self.apply_socket_changes();
                 for command in commands.try_iter() {
                     if matches!(command, Command::Stop) {
                         self.drain();
@@ -405,7 +166,7 @@ impl Worker {
     pub fn add_poll_entries(&self, entries: &mut Vec<PollEntry>) {
         let queues = self.queues.iter().map(|queue| PollEntry::readable(queue.port.as_fd().as_raw_fd()));
         entries.extend(queues);
-        entries.extend(self.sockets.poll_entries());
+        entries.extend(self.sockets.iter().flat_map(UdpPort::poll_entries));
     }
 
     /// Serves what is ready, `entries` being those that [`Self::add_poll_entries`] added. Returns how long to wait
@@ -424,9 +185,13 @@ impl Worker {
                 wait = wait.or(Some(RETRY));
             }
         }
-        for (index, entry) in sockets.iter().enumerate() {
-            if entry.is_ready() {
-                self.serve_socket(index);
+        let mut entries = sockets.iter();
+        for instance in 0..self.sockets.len() {
+            let count = self.sockets.get(instance).map_or(0, |port| port.poll_entries().count());
+            for (index, entry) in entries.by_ref().take(count).enumerate() {
+                if entry.is_ready() {
+                    self.serve_socket(instance, index);
+                }
             }
         }
         self.check_links();
@@ -448,7 +213,9 @@ impl Worker {
             queue.note_link(link);
             if link == Link::Gone {
                 // A full channel: told at the next check.
-                queue.gone_told = self.to_control.send(Notice::QueueGone { ifindex: queue.ifindex });
+                queue.gone_told = self
+                    .to_control
+                    .send(Notice::QueueGone { instance: queue.place.id, ifindex: queue.ifindex });
             }
         }
     }
@@ -468,12 +235,15 @@ impl Worker {
         }
     }
 
-    /// One batch from one socket.
-    fn serve_socket(&mut self, index: usize) {
-        let Some(destination) = self.sockets.local_address(index) else { return };
-        if self.sockets.receive(index, &mut self.batch) == 0 {
+    /// One batch from one socket of one instance.
+    fn serve_socket(&mut self, instance: usize, index: usize) {
+        let Some(sockets) = self.sockets.get_mut(instance) else { return };
+        let Some(destination) = sockets.local_address(index) else { return };
+        if sockets.receive(index, &mut self.batch) == 0 {
             return;
         }
+        let id = InstanceId(instance as u16);
+        self.answering.responder.set_instance(id);
         let clock = BatchClock::read();
         let now = clock::monotonic();
         let snapshot = self.answering.snapshot.read();
@@ -505,6 +275,7 @@ impl Worker {
                 });
                 // Full: control is behind, and a packet nobody asked for is what can best be lost.
                 let passed = Passed {
+                    instance: id,
                     source,
                     destination,
                     mode,
@@ -526,24 +297,26 @@ impl Worker {
                 datagram.reply(prepared.length());
             }
         }
-        let before = self.sockets.counts();
-        self.sockets.send(index, &mut self.batch);
-        let after = self.sockets.counts();
+        let before = sockets.counts();
+        sockets.send(index, &mut self.batch);
+        let after = sockets.counts();
         counters.unsent.add(after.unsent() - before.unsent());
     }
 
     /// Takes over the sockets that the group has opened or closed.
     pub fn apply_socket_changes(&mut self) {
-        self.sockets.apply_changes();
+        for port in &mut self.sockets {
+            port.apply_changes();
+        }
     }
 
     /// Does what the control thread asks; [`Command::Stop`] is the caller's.
     pub fn execute(&mut self, command: Command) {
         match command {
             Command::AddQueue(queue) => self.queues.push(*queue),
-            Command::RemoveQueues { ifindex } => {
-                let (gone, kept) =
-                    std::mem::take(&mut self.queues).into_iter().partition(|queue| queue.ifindex == ifindex);
+            Command::RemoveQueues { instance, ifindex } => {
+                let is_its = |queue: &Queue| queue.ifindex == ifindex && queue.place.id == instance;
+                let (gone, kept) = std::mem::take(&mut self.queues).into_iter().partition(is_its);
                 self.queues = kept;
                 let gone: Vec<Queue> = gone;
                 let deadline = Instant::now() + DRAIN_TIME;
@@ -567,8 +340,11 @@ impl Worker {
             queue.drain(&mut self.exchange, &mut self.answering, deadline);
         }
         self.queues.clear();
-        for index in 0..self.sockets.poll_entries().count() {
-            self.serve_socket(index);
+        for instance in 0..self.sockets.len() {
+            let count = self.sockets.get(instance).map_or(0, |port| port.poll_entries().count());
+            for index in 0..count {
+                self.serve_socket(instance, index);
+            }
         }
     }
 
@@ -576,7 +352,9 @@ impl Worker {
     #[must_use]
     pub fn report(&self) -> WorkerState {
         let counters = &self.answering.counters;
-        let udp = self.sockets.counts();
+        let mut udp = UdpCounts::default();
+        self.sockets.iter().for_each(|port| udp.add(&port.counts()));
+        let dropped = self.sockets.iter().map(UdpPort::dropped_by_kernel).sum();
         // Of the thread that serves, which is this one, as it is now: others may have changed it.
         let scheduling = scheduling::of_this_thread().ok();
         let time_slice = scheduling.and_then(|scheduling| scheduling.time_slice);
@@ -585,7 +363,7 @@ impl Worker {
             ("sent", udp.sent),
             ("truncated", udp.truncated),
             ("receive_errors", udp.receive_errors),
-            ("kernel_dropped", self.sockets.dropped_by_kernel()),
+            ("kernel_dropped", dropped),
             ("send_would_block", udp.send_would_block),
             ("send_unreachable", udp.send_unreachable),
             ("send_not_permitted", udp.send_not_permitted),

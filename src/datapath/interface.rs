@@ -12,6 +12,7 @@ mod facts;
 mod report;
 mod view;
 mod vlan;
+mod vrf;
 
 pub use facts::{DeviceFacts, InterfaceError, InterfaceFacts, StampFacts, VlanChild};
 pub use report::{InterfaceReport, Likely, Step, ladder_forecast};
@@ -221,6 +222,7 @@ fn view_from_getifaddrs() -> io::Result<View> {
             mtu: 0,
             mac,
             kind: None,
+            master: None,
             rx_queues: None,
             tx_queues: None,
             vlan: None,

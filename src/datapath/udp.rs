@@ -236,6 +236,19 @@ impl UdpCounts {
         self.truncated += received.truncated as u64;
     }
 
+    /// Adds those of another port.
+    pub const fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.without_stamp += other.without_stamp;
+        self.truncated += other.truncated;
+        self.receive_errors += other.receive_errors;
+        self.sent += other.sent;
+        self.send_would_block += other.send_would_block;
+        self.send_unreachable += other.send_unreachable;
+        self.send_not_permitted += other.send_not_permitted;
+        self.send_other_errors += other.send_other_errors;
+    }
+
     /// Replies not sent, whatever the reason.
     #[must_use]
     pub const fn unsent(&self) -> u64 {

@@ -22,6 +22,7 @@ pub use super::distinct::DistinctSketch;
 use super::identity::ClientPrefix;
 pub use super::identity::{Client, ClientKeying, PrefixLengths};
 use crate::metrics::Counter;
+use crate::snapshot::InstanceId;
 use crate::time::{Monotonic, Timestamp};
 use crate::wire::Version;
 use ipnet::IpNet;
@@ -95,6 +96,7 @@ struct Bucket {
 struct Details {
     prefix_high: AtomicU64,
     prefix_low: AtomicU64,
+    instance: AtomicU64,
     overcount: AtomicU64,
     refused: AtomicU64,
     /// Nanoseconds of the monotonic clock.
@@ -104,6 +106,8 @@ struct Details {
 /// One of the heaviest clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientRecord {
+    /// In which instance.
+    pub instance: InstanceId,
     /// Which addresses count as this client.
     pub prefix: IpNet,
     /// Its requests, too high by `overcount` at most, never too low.
@@ -214,6 +218,7 @@ impl Bucket {
         let details = &self.details[way];
         details.prefix_high.store(client.prefix.high, Ordering::Relaxed);
         details.prefix_low.store(client.prefix.low, Ordering::Relaxed);
+        details.instance.store(client.instance.0.into(), Ordering::Relaxed);
         details.overcount.store(fewest, Ordering::Relaxed);
         details.refused.store(0, Ordering::Relaxed);
         // And whoever reads the new hash reads the new entry.
@@ -229,6 +234,7 @@ impl Bucket {
             high: details.prefix_high.load(Ordering::Relaxed),
             low: details.prefix_low.load(Ordering::Relaxed),
         };
+        let instance = details.instance.load(Ordering::Relaxed);
         let overcount = details.overcount.load(Ordering::Relaxed);
         let refused = details.refused.load(Ordering::Relaxed);
         let last_seen = details.last_seen.load(Ordering::Relaxed);
@@ -236,6 +242,7 @@ impl Bucket {
         fence(Ordering::Acquire);
         let unchanged = self.hashes[way].load(Ordering::Relaxed) == hash;
         (unchanged && hash != 0).then(|| ClientRecord {
+            instance: InstanceId(instance as u16),
             prefix: prefix.network(lengths),
             requests,
             overcount,
@@ -255,9 +262,9 @@ fn add(count: &AtomicU64, more: u64) {
 /// To be given whole tables: where one worker's list lacks a client, its requests there are not in the sum.
 #[must_use]
 pub fn merge(workers: Vec<Vec<ClientRecord>>) -> Vec<ClientRecord> {
-    let mut sums: HashMap<IpNet, ClientRecord> = HashMap::new();
+    let mut sums: HashMap<(InstanceId, IpNet), ClientRecord> = HashMap::new();
     for record in workers.into_iter().flatten() {
-        sums.entry(record.prefix)
+        sums.entry((record.instance, record.prefix))
             .and_modify(|sum| {
                 sum.requests += record.requests;
                 sum.overcount += record.overcount;
@@ -273,9 +280,10 @@ pub fn merge(workers: Vec<Vec<ClientRecord>>) -> Vec<ClientRecord> {
     records
 }
 
-/// By count, equal ones by prefix, so that two looks at the same table show the same list.
+/// By count, equal ones by prefix and instance, so that two looks at the same table show the same list.
 fn sort_heaviest_first(records: &mut [ClientRecord]) {
-    records.sort_unstable_by(|a, b| b.requests.cmp(&a.requests).then(a.prefix.cmp(&b.prefix)));
+    let who = |record: &ClientRecord| (record.prefix, record.instance);
+    records.sort_unstable_by(|a, b| b.requests.cmp(&a.requests).then(who(a).cmp(&who(b))));
 }
 
 #[cfg(test)]

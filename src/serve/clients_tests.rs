@@ -57,6 +57,7 @@ fn a_record_says_what_the_client_did() {
         ask(&statistics, text.parse().unwrap(), answered, second);
     }
     let record = |prefix: &str, requests, refused, second: i64| ClientRecord {
+        instance: InstanceId(0),
         prefix: prefix.parse().unwrap(),
         requests,
         overcount: 0,

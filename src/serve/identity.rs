@@ -8,6 +8,7 @@
 //! into one bucket. It is no cryptographic hash: one who could see its values might solve for the keys. Nobody
 //! can: they leave neither the process nor their influence on anything but which client is forgotten first.
 
+use crate::snapshot::InstanceId;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -57,6 +58,7 @@ pub struct Client {
     pub(super) prefix: ClientPrefix,
     /// Keyed, all 64 bits good. Zero stands for nobody in the tables; that one client in 2^64 is not counted.
     pub(super) hash: u64,
+    pub(super) instance: InstanceId,
 }
 
 /// The first fraction bits of pi: some zeros and some ones everywhere, so that small keys, as tests have them,
@@ -70,6 +72,7 @@ pub struct ClientKeying {
     ipv4_mask: u64,
     ipv6_mask: [u64; 2],
     keys: [u64; 4],
+    instance: InstanceId,
 }
 
 impl ClientKeying {
@@ -81,7 +84,17 @@ impl ClientKeying {
         let ipv4_mask = leading_ones(96 + lengths.ipv4 as u32) as u64;
         let [first, second, third, fourth] = keys;
         let keys = [first ^ DIGITS[0], second ^ DIGITS[1], third ^ DIGITS[2], fourth ^ DIGITS[3]];
-        Self { ipv4_mask, ipv6_mask: [(ipv6_mask >> 64) as u64, ipv6_mask as u64], keys }
+        Self {
+            ipv4_mask,
+            ipv6_mask: [(ipv6_mask >> 64) as u64, ipv6_mask as u64],
+            keys,
+            instance: InstanceId(0),
+        }
+    }
+
+    /// The instance that addresses are of from now on: the same address in another one is another client.
+    pub const fn set_instance(&mut self, instance: InstanceId) {
+        self.instance = instance;
     }
 
     /// The client that this address belongs to.
@@ -99,7 +112,8 @@ impl ClientKeying {
         };
         let [first, second, third, fourth] = self.keys;
         let once = folded_multiply(prefix.high ^ first, prefix.low ^ second);
-        Client { prefix, hash: folded_multiply(once ^ third, fourth) }
+        let hash = folded_multiply(once ^ third ^ u64::from(self.instance.0), fourth);
+        Client { prefix, hash, instance: self.instance }
     }
 }
 
@@ -140,6 +154,18 @@ mod tests {
             let lengths = PrefixLengths { ipv4, ipv6 };
             assert_eq!(one.prefix.network(lengths).to_string(), network);
         }
+    }
+
+    #[test]
+    fn one_address_in_two_instances_is_two_clients() {
+        let address = "10.1.2.3".parse().unwrap();
+        let mut keying = keying(32, 64);
+        let red = keying.identify(address);
+        keying.set_instance(InstanceId(1));
+        let blue = keying.identify(address);
+        assert_eq!(red.prefix, blue.prefix);
+        assert_ne!((red.hash, red.instance), (blue.hash, blue.instance));
+        assert_ne!(red.hash, blue.hash);
     }
 
     /// A million neighbours spread over 2^16 buckets as chance would have it: a chi-squared of 65535 with a

@@ -9,7 +9,7 @@ use super::clients::{Client, ClientKeying, ClientStatistics};
 use super::limit::{Lottery, RateLimiter, Verdict};
 use super::signed::sign;
 use crate::auth::{KeyId, KeyTable};
-use crate::snapshot::SystemSnapshot;
+use crate::snapshot::{InstanceId, SystemSnapshot};
 use crate::time::{Log2Seconds, Monotonic, NtpDuration, NtpShort, NtpTimestamp, Timestamp};
 use crate::wire::{HEADER_LENGTH, Header, KissCode, Leap, Mode, Packet, Version, transmit_timestamp_offset};
 use std::net::IpAddr;
@@ -58,6 +58,7 @@ pub struct Responder {
     pub(super) statistics: Arc<ClientStatistics>,
     lottery: Lottery,
     keys: Arc<KeyTable>,
+    instance: InstanceId,
 }
 
 /// A reply that lacks only its transmit timestamp. Its bytes are where the request's were.
@@ -136,7 +137,13 @@ impl Responder {
     /// A responder with its own statistics and its own source of chance for the rate limit's leak, and no keys.
     #[must_use]
     pub fn new(policy: Policy, statistics: Arc<ClientStatistics>, lottery: Lottery) -> Self {
-        Self { policy, statistics, lottery, keys: Arc::new(KeyTable::empty()) }
+        Self { policy, statistics, lottery, keys: Arc::new(KeyTable::empty()), instance: InstanceId(0) }
+    }
+
+    /// The instance that what is read and answered from now on belongs to. To be called between batches.
+    pub const fn set_instance(&mut self, instance: InstanceId) {
+        self.instance = instance;
+        self.policy.keying.set_instance(instance);
     }
 
     /// The keys that clients may use from now on. To be called between batches, so that what one key has verified no
@@ -244,7 +251,7 @@ impl Responder {
     ) {
         let receive_timestamp = prepared.receive_timestamp;
         let reply = match prepared.kiss {
-            None => time_reply(request, version, receive_timestamp, snapshot),
+            None => time_reply(request, version, receive_timestamp, snapshot, self.instance),
             Some((code, _)) => kiss_reply(request, version, receive_timestamp, code, self.least_poll()),
         };
         payload[..HEADER_LENGTH].copy_from_slice(reply.as_bytes());
@@ -300,6 +307,7 @@ fn time_reply(
     version: Version,
     receive_timestamp: NtpTimestamp,
     snapshot: &SystemSnapshot,
+    instance: InstanceId,
 ) -> Header {
     let mut reply = Header::new(snapshot.leap, version, Mode::Server);
     reply.stratum = snapshot.stratum;
@@ -307,7 +315,7 @@ fn time_reply(
     reply.set_precision(snapshot.precision);
     reply.set_root_delay(NtpShort::from_duration_rounded_up(snapshot.root_delay));
     reply.set_root_dispersion(snapshot.root_dispersion_at(receive_timestamp));
-    reply.reference_id = snapshot.reference_id;
+    reply.reference_id = snapshot.reference_id_in(instance);
     reply.set_reference_timestamp(snapshot.reference_timestamp);
     reply.set_origin_timestamp(request.transmit_timestamp());
     reply.set_receive_timestamp(receive_timestamp);

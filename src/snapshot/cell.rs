@@ -1,13 +1,13 @@
 //! The seqlock.
 
-use super::SystemSnapshot;
+use super::{InstanceId, SystemSnapshot};
 use crate::time::{Log2Seconds, NtpDuration, NtpTimestamp, Ppm};
 use crate::wire::{Leap, ReferenceId};
 use crossbeam::utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The snapshot as words.
-const WORDS: usize = 5;
+const WORDS: usize = 6;
 
 /// One writer publishes a [`SystemSnapshot`], any number of readers copy it; nobody waits for a lock.
 #[derive(Debug)]
@@ -63,6 +63,9 @@ fn to_words(snapshot: &SystemSnapshot) -> [u64; WORDS] {
         snapshot.root_dispersion.to_bits().cast_unsigned(),
         snapshot.dispersion_rate.to_bits().cast_unsigned(),
         snapshot.reference_timestamp.to_bits(),
+        // The upper half is 0 for none.
+        snapshot.reference_instance.map_or(0, |InstanceId(number)| u64::from(number) + 1) << 32
+            | u64::from(u32::from_be_bytes(snapshot.reference_id_elsewhere.0)),
     ]
 }
 
@@ -77,6 +80,8 @@ fn from_words(words: [u64; WORDS]) -> SystemSnapshot {
         },
         stratum,
         reference_id: ReferenceId([a, b, c, d]),
+        reference_instance: (words[5] >> 32).checked_sub(1).map(|number| InstanceId(number as u16)),
+        reference_id_elsewhere: ReferenceId((words[5] as u32).to_be_bytes()),
         precision: Log2Seconds(precision.cast_signed()),
         root_delay: NtpDuration::from_bits(words[1].cast_signed()),
         root_dispersion: NtpDuration::from_bits(words[2].cast_signed()),
@@ -95,6 +100,8 @@ mod tests {
             leap: Leap::None,
             stratum: (number % 15) as u8 + 1,
             reference_id: ReferenceId((number as u32).to_be_bytes()),
+            reference_instance: number.is_multiple_of(3).then_some(InstanceId(number as u16)),
+            reference_id_elsewhere: ReferenceId((number as u32).to_le_bytes()),
             precision: Log2Seconds(-20),
             root_delay: NtpDuration::from_bits(number as i64),
             root_dispersion: NtpDuration::from_bits(number as i64),

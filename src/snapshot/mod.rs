@@ -14,6 +14,10 @@ pub use cell::SnapshotCell;
 use crate::time::{Log2Seconds, NtpDuration, NtpShort, NtpTimestamp, Ppm};
 use crate::wire::{Leap, ReferenceId};
 
+/// Which instance (network namespace or VRF) something belongs to. The same address in two instances is two hosts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct InstanceId(pub u16);
+
 /// The state of our clock as a reply tells it (RFC 5905 section 11.2.3, the system variables).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SystemSnapshot {
@@ -23,6 +27,10 @@ pub struct SystemSnapshot {
     pub stratum: u8,
     /// What we are synchronised to.
     pub reference_id: ReferenceId,
+    /// In which instance that stands for an address; `None`: it stands for none, and means the same everywhere.
+    pub reference_instance: Option<InstanceId>,
+    /// What those in other instances are told instead.
+    pub reference_id_elsewhere: ReferenceId,
     /// Precision of our clock.
     pub precision: Log2Seconds,
     /// Delay to the primary source, >= 0.
@@ -44,12 +52,31 @@ impl SystemSnapshot {
             leap: Leap::Unsynchronised,
             stratum: 0,
             reference_id: ReferenceId([0; 4]),
+            reference_instance: None,
+            reference_id_elsewhere: ReferenceId::NOBODY,
             precision,
             root_delay: NtpDuration::ZERO,
             root_dispersion: NtpDuration::from_seconds(16),
             dispersion_rate: Ppm::ZERO,
             reference_timestamp: NtpTimestamp::UNKNOWN,
         }
+    }
+
+    /// What those in an instance are told that we are synchronised to. An address of another instance means another host
+    /// to them, perhaps themselves, and they would turn away from us as from a loop: they are told one that is nobody's.
+    #[must_use]
+    #[inline]
+    pub fn reference_id_in(&self, instance: InstanceId) -> ReferenceId {
+        match self.reference_instance {
+            Some(other) if other != instance => self.reference_id_elsewhere,
+            _ => self.reference_id,
+        }
+    }
+
+    /// As those in an instance are to see it.
+    #[must_use]
+    pub fn seen_from(&self, instance: InstanceId) -> Self {
+        Self { reference_id: self.reference_id_in(instance), ..*self }
     }
 
     /// Is there a reference?
@@ -74,6 +101,21 @@ impl SystemSnapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_another_instance_is_told_to_nobody() {
+        let (red, blue) = (InstanceId(0), InstanceId(1));
+        let reference_id = ReferenceId([10, 99, 0, 1]);
+        let of = |reference_instance| SystemSnapshot {
+            reference_id,
+            reference_instance,
+            ..SystemSnapshot::unsynchronised(Log2Seconds(-20))
+        };
+        let told = |instance| [red, blue].map(|to| of(instance).seen_from(to).reference_id);
+        assert_eq!(told(Some(red)), [reference_id, ReferenceId::NOBODY]);
+        assert_eq!(told(Some(blue)), [ReferenceId::NOBODY, reference_id]);
+        assert_eq!(told(None), [reference_id, reference_id], "a name, or made up");
+    }
 
     #[test]
     fn dispersion_grows_from_the_reference_time_on() {

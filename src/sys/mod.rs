@@ -11,6 +11,7 @@ pub mod bpf;
 pub mod clock;
 pub mod ethtool;
 pub mod memory;
+pub mod namespace;
 pub mod netlink;
 pub mod process;
 #[cfg(test)]

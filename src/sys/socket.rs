@@ -81,7 +81,7 @@ impl UdpSocket {
             set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
         }
         if let Some(device) = &options.device {
-            set_option_octets(&fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())?;
+            bind_to_device(&fd, device)?;
         }
         if sharing == Sharing::Group {
             set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -176,6 +176,11 @@ fn set_option_octets(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, valu
     if result != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Receives and sends through this interface (or VRF) only.
+fn bind_to_device(fd: &OwnedFd, device: &str) -> io::Result<()> {
+    set_option_octets(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())
+}
+
 /// Beyond the system's limit where we are privileged, up to it otherwise. A smaller buffer loses more in a burst,
 /// which is no reason not to serve.
 fn grow_receive_buffer(fd: &OwnedFd, octets: usize) {
@@ -236,6 +241,10 @@ mod tests {
             UdpSocket::bind(local, Sharing::Exclusive, &options)
         };
         assert!(on("lo").is_ok());
+        let to = "127.0.3.2:123".parse().unwrap();
+        assert!(TalkSocket::connected(to, Some("lo")).is_ok());
+        let absent = TalkSocket::connected(to, Some("no-such-device")).unwrap_err();
+        assert_eq!(absent.raw_os_error(), Some(libc::ENODEV));
         assert_eq!(on("no-such-device").unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 }

@@ -120,6 +120,11 @@ impl Version {
 #[repr(transparent)]
 pub struct ReferenceId(pub [u8; 4]);
 
+impl ReferenceId {
+    /// An address that no host has as its own, for where none may be told: so nobody takes us for a loop back to himself.
+    pub const NOBODY: Self = Self([127, 127, 1, 1]);
+}
+
 impl fmt::Display for ReferenceId {
     /// As ASCII where it is printable text padded with zeros, as a dotted quad elsewhere.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

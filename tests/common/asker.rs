@@ -29,7 +29,8 @@ pub fn as_server<T: Send>(lab: &Lab, what: impl FnOnce() -> T + Send) -> T {
     inside(&lab.server_namespace(), what)
 }
 
-fn inside<T: Send>(namespace: &Path, what: impl FnOnce() -> T + Send) -> T {
+/// Runs `what` inside the network namespace that this file stands for.
+pub fn inside<T: Send>(namespace: &Path, what: impl FnOnce() -> T + Send) -> T {
     let namespace = File::open(namespace).unwrap();
     std::thread::scope(|scope| {
         let inside = scope.spawn(move || {

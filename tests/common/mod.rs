@@ -9,6 +9,7 @@ pub mod asker;
 pub mod peers;
 pub mod random;
 pub mod recorder;
+pub mod vpn;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -347,10 +348,23 @@ impl Daemon {
 
     #[track_caller]
     fn start_by(lab: &Lab, wrapper: &[&str], flags: &[&str], configuration: &str) -> Self {
+        Self::start_as(lab.on_server("env"), wrapper, flags, configuration)
+    }
+
+    /// The same in a network namespace that `ip netns` knows by this name.
+    #[track_caller]
+    pub fn start_in(namespace: &str, reference: &[&str], configuration: &str) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "env"]);
+        Self::start_as(command, &[], &[&["--no-clock-control"], reference].concat(), configuration)
+    }
+
+    /// `command` is an `env` somewhere.
+    #[track_caller]
+    fn start_as(mut command: Command, wrapper: &[&str], flags: &[&str], configuration: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
         fs::write(folder.path().join("timeball.toml"), configuration).unwrap();
-        let mut command = lab.on_server("env");
         command.args(wrapper).arg(TIMEBALL).arg("serve").args(flags);
         command.arg("--config").arg(folder.path().join("timeball.toml"));
         command.arg("--socket").arg(folder.path().join("socket"));

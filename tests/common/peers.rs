@@ -83,7 +83,7 @@ impl Peer {
     /// Starts it in the client's namespace; `None`, after a SKIP, if it is not there.
     pub fn start(lab: &Lab, kind: Kind, lines: &str) -> Option<Self> {
         let recorder = if kind == Kind::Ntpd { Recorder::start(lab) } else { None };
-        let peer = Self::start_by(kind, lines, |program| lab.on_client(program));
+        let peer = Self::start_in(kind, lines, |program| lab.on_client(program));
         peer.map(|mut peer| {
             peer.recorder = recorder;
             peer
@@ -101,7 +101,7 @@ impl Peer {
         );
         let clock = format!("TIMEBALL_TEST_CLOCK={seconds} 0 {}", folder.path().join("deeds").display());
         let recorder = if kind == Kind::Ntpd { Recorder::start(lab) } else { None };
-        let peer = Self::start_by(kind, lines, |program| {
+        let peer = Self::start_in(kind, lines, |program| {
             // Only the daemon itself is given the clock, not what starts it.
             let mut command = lab.on_client("env");
             command.arg(format!("LD_PRELOAD={}", shim.display())).arg(&clock).arg(program);
@@ -115,10 +115,11 @@ impl Peer {
 
     /// The same in the server's namespace, beside our daemon: it must have another port.
     pub fn start_beside(lab: &Lab, kind: Kind, lines: &str) -> Option<Self> {
-        Self::start_by(kind, lines, |program| lab.on_server(program))
+        Self::start_in(kind, lines, |program| lab.on_server(program))
     }
 
-    fn start_by(kind: Kind, lines: &str, within: impl Fn(&Path) -> Command) -> Option<Self> {
+    /// The same by a command of one's own.
+    pub fn start_in(kind: Kind, lines: &str, within: impl Fn(&Path) -> Command) -> Option<Self> {
         let program = peer(kind.name())?;
         let folder = TempDir::new().unwrap();
         let (configuration, keys) = (folder.path().join("conf"), folder.path().join("keys"));

@@ -327,7 +327,7 @@ pub fn add_daemon(world: &mut World, address: IpAddr, setup: ClockSetup, ways: (
     let clock = Clock::new(setup, EPOCH, Random::new(77));
     let daemon = Daemon::new(address, clock, ControllerOptions::default(), Random::new(78));
     let (outbound, inbound) = ways;
-    world.hosts.push(Host { node: Node::Daemon(Box::new(daemon)), outbound, inbound });
+    world.hosts.push(Host { node: Node::Daemon(Box::new(daemon)), outbound, inbound, instance: None });
     world.hosts.len() - 1
 }
 

@@ -58,7 +58,7 @@ pub struct Daemon {
     pub actions_max: usize,
     /// The number of the key that its packets claim to be signed with, although they are signed with another.
     pub claims_key: Option<u32>,
-    ports: BTreeMap<u16, ExchangeSocket>,
+    ports: BTreeMap<u16, (InstanceId, ExchangeSocket)>,
     ports_used: Vec<u16>,
     wake_at: Option<Timestamp<Monotonic>>,
     responder: Responder,
@@ -128,7 +128,7 @@ impl Daemon {
 
     fn act(&mut self, now: i64, action: Action, wishes: &mut Vec<Wish>, events: &mut VecDeque<Event>) {
         match action {
-            Action::OpenSocket { socket, .. } => self.open(socket),
+            Action::OpenSocket { socket, instance, .. } => self.open(instance, socket),
             Action::CloseSocket(socket) => self.close(socket),
             Action::Transmit(transmission) => {
                 let (datagram, sent) = self.transmit(now, transmission);
@@ -156,21 +156,21 @@ impl Daemon {
         }
     }
 
-    fn open(&mut self, socket: ExchangeSocket) {
-        assert!(!self.ports.values().any(|open| *open == socket), "{socket:?} is open already");
+    fn open(&mut self, instance: InstanceId, socket: ExchangeSocket) {
+        assert!(!self.ports.values().any(|(_, open)| *open == socket), "{socket:?} is open already");
         let port = loop {
             let port = 32_768 + (self.random.next() % 28_000) as u16;
             if !self.ports.contains_key(&port) {
                 break port;
             }
         };
-        self.ports.insert(port, socket);
+        self.ports.insert(port, (instance, socket));
         self.ports_used.push(port);
     }
 
     fn close(&mut self, socket: ExchangeSocket) {
         let before = self.ports.len();
-        self.ports.retain(|_, open| *open != socket);
+        self.ports.retain(|_, (_, open)| *open != socket);
         assert_eq!(self.ports.len() + 1, before, "{socket:?} is not open");
     }
 
@@ -191,11 +191,13 @@ impl Daemon {
         if transmit_field == TransmitField::Clock {
             header.set_transmit_timestamp(departed);
         }
-        let port = match from {
+        let (instance, port) = match from {
             SocketName::Exchange(socket) => {
-                *self.ports.iter().find(|(_, open)| **open == socket).expect("sent through a closed socket").0
+                let mut open = self.ports.iter();
+                let open = open.find(|(_, (_, open))| *open == socket).expect("sent through a closed socket");
+                (open.1.0, *open.0)
             }
-            SocketName::Service(_) => NTP_PORT,
+            SocketName::Service(instance) => (instance, NTP_PORT),
         };
         self.requests_sent += 1;
         let mut payload = header.as_bytes().to_vec();
@@ -206,7 +208,8 @@ impl Daemon {
         }
         let stamp = SendStamp { written: header.transmit_timestamp(), departed };
         let hop_limit = hop_limit.unwrap_or(HOP_LIMIT);
-        let datagram = Datagram { from: SocketAddr::new(self.address, port), to, payload, hop_limit };
+        let from = SocketAddr::new(self.address, port);
+        let datagram = Datagram { instance, from, to, payload, hop_limit };
         (datagram, Event::Sent { handle, stamp })
     }
 
@@ -223,9 +226,9 @@ impl Daemon {
         let receive_timestamp = self.clock.read(now).to_ntp();
         let port = datagram.to.port();
         let socket = match self.ports.get(&port) {
-            Some(socket) => SocketName::Exchange(*socket),
-            None if port == NTP_PORT => SocketName::Service(InstanceId(0)),
-            None => return Vec::new(),
+            Some((instance, socket)) if *instance == datagram.instance => SocketName::Exchange(*socket),
+            None if port == NTP_PORT => SocketName::Service(datagram.instance),
+            _ => return Vec::new(),
         };
         // What cannot be read never gets as far as the controller.
         let Ok(packet) = Packet::parse(&datagram.payload) else { return Vec::new() };
@@ -239,7 +242,7 @@ impl Daemon {
         }
         let arrival = Arrival {
             socket,
-            instance: InstanceId(0),
+            instance: datagram.instance,
             interface: InterfaceIndex(1),
             remote: datagram.from,
             local: datagram.to.ip(),
@@ -262,6 +265,7 @@ impl Daemon {
             now: self.clock.monotonic(now),
         };
         let mut payload = request.payload.clone();
+        self.responder.set_instance(request.instance);
         let prepared = self.responder.respond(&mut payload, &arrival, &self.snapshot).ok()?;
         payload.truncate(prepared.length());
         prepared.seal(
@@ -269,7 +273,8 @@ impl Daemon {
             &mut payload,
             &KeyTable::empty(),
         );
-        Some(Datagram { from: request.to, to: request.from, payload, hop_limit: HOP_LIMIT })
+        let (instance, from, to) = (request.instance, request.to, request.from);
+        Some(Datagram { instance, from, to, payload, hop_limit: HOP_LIMIT })
     }
 
     /// The state of the association with this host.

@@ -48,7 +48,13 @@ fn served(world: &mut World) -> Header {
     request.set_transmit_timestamp(timeball::time::NtpTimestamp::from_bits(77));
     let from = ([10, 98, 0, 1], 50_000).into();
     let payload = request.as_bytes().to_vec();
-    world.inject(Datagram { from, to: (CLIENT_ADDRESS, 123).into(), payload, hop_limit: 64 });
+    world.inject(Datagram {
+        instance: timeball::control::InstanceId(0),
+        from,
+        to: (CLIENT_ADDRESS, 123).into(),
+        payload,
+        hop_limit: 64,
+    });
     world.run(0.01);
     let tap = world.tap.take().unwrap();
     let (_, reply) = tap.iter().find(|(_, it)| it.to == from).expect("an answer");

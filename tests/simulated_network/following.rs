@@ -17,7 +17,12 @@ pub fn add_daemon(world: &mut World, scenario: &Scenario, address: IpAddr, sourc
     let clock = Clock::new(setup, scenario.epoch, Random::new(99));
     let daemon = Daemon::new(address, clock, scenario.options, Random::new(77));
     let way = Way { delay: 100e-6, jitter: 50e-6, ..Way::IDEAL };
-    world.hosts.push(Host { node: Node::Daemon(Box::new(daemon)), outbound: way, inbound: way });
+    world.hosts.push(Host {
+        node: Node::Daemon(Box::new(daemon)),
+        outbound: way,
+        inbound: way,
+        instance: None,
+    });
     let place = world.hosts.len() - 1;
     for (index, source) in sources.iter().enumerate() {
         add_source(world, place, index as u32 + 1, scenario.source(*source));

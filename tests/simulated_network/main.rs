@@ -20,6 +20,7 @@ mod falsetickers;
 mod faulty;
 mod faulty_peer;
 mod following;
+mod instances;
 mod kisses;
 mod manycast;
 mod one_server;

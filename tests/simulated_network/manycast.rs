@@ -203,7 +203,13 @@ fn a_flood_of_questions_is_answered_by_a_trickle() {
         let mut header = Header::new(Leap::None, Version::V4, Mode::Client);
         header.set_transmit_timestamp(NtpTimestamp::from_bits(77));
         let payload = header.as_bytes().to_vec();
-        Datagram { from: (from, 123).into(), to: (NTP_GROUP, 123).into(), payload, hop_limit: 9 }
+        Datagram {
+            instance: timeball::control::InstanceId(0),
+            from: (from, 123).into(),
+            to: (NTP_GROUP, 123).into(),
+            payload,
+            hop_limit: 9,
+        }
     };
     for (many, limit) in [(false, 4 + 9), (true, 64 + 639)] {
         world.run(60.0);

@@ -2,10 +2,13 @@
 
 use crate::random::Random;
 use std::net::{IpAddr, SocketAddr};
+use timeball::control::InstanceId;
 
 /// A UDP datagram under way.
 #[derive(Clone, Debug)]
 pub struct Datagram {
+    /// In which network: addresses mean something within one only.
+    pub instance: InstanceId,
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub payload: Vec<u8>,

@@ -97,13 +97,23 @@ impl Scenario {
         let clock = Clock::new(self.client, self.epoch, Random::new(random.next()));
         let client = Daemon::new(CLIENT_ADDRESS, clock, self.options, self.client_random());
         let ideal = Way::IDEAL;
-        world.hosts.push(Host { node: Node::Daemon(Box::new(client)), outbound: ideal, inbound: ideal });
+        world.hosts.push(Host {
+            node: Node::Daemon(Box::new(client)),
+            outbound: ideal,
+            inbound: ideal,
+            instance: None,
+        });
         for (index, lie) in self.servers.iter().enumerate() {
             let clock = Clock::new(ClockSetup::PERFECT, self.epoch, Random::new(random.next()));
             let mut server = Server::new(server_address(index + 1), clock);
             server.lie = *lie;
             server.key = self.keyed.then_some(KEY);
-            world.hosts.push(Host { node: Node::Server(server), outbound: self.back, inbound: self.there });
+            world.hosts.push(Host {
+                node: Node::Server(server),
+                outbound: self.back,
+                inbound: self.there,
+                instance: None,
+            });
         }
         world
     }

@@ -6,6 +6,7 @@ use crate::network::{Datagram, HOP_LIMIT};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 use timeball::auth::{Algorithm, Authentication, Key, KeyId, KeyTable};
+use timeball::control::InstanceId;
 use timeball::time::{Log2Seconds, NtpDuration, NtpTimestamp};
 use timeball::wire::{Header, Leap, Mode, ReferenceId, Version};
 use zerocopy::FromBytes;
@@ -75,7 +76,8 @@ impl Server {
         self.requests.push(now);
         // From its own address, also if a group was asked.
         let from = SocketAddr::new(self.address, datagram.to.port());
-        let answer = |payload| Datagram { from, to: datagram.from, payload, hop_limit: HOP_LIMIT };
+        let (instance, to) = (datagram.instance, datagram.from);
+        let answer = |payload| Datagram { instance, from, to, payload, hop_limit: HOP_LIMIT };
         let good = self.signed(self.reply(now, &request, self.lie));
         let Some((fault, placement)) = self.fault else {
             self.first_reply.get_or_insert_with(|| good.clone());
@@ -113,7 +115,8 @@ impl Server {
         header.set_reference_timestamp(time - NtpDuration::from_seconds(16));
         header.set_transmit_timestamp(time);
         let from = SocketAddr::new(self.address, 123);
-        Datagram { from, to: SocketAddr::new(to, 123), payload: self.signed(header), hop_limit: 1 }
+        let to = SocketAddr::new(to, 123);
+        Datagram { instance: InstanceId(0), from, to, payload: self.signed(header), hop_limit: 1 }
     }
 
     fn signed(&self, header: Header) -> Vec<u8> {

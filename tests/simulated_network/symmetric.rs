@@ -226,7 +226,13 @@ fn forged_packets_do_not_disturb_a_peering() {
                 header.set_transmit_timestamp(time);
                 let ends = |ip| SocketAddr::new(ip, 123);
                 let payload = header.as_bytes().to_vec();
-                world.inject(Datagram { from: ends(from), to: ends(to), payload, hop_limit: 64 });
+                world.inject(Datagram {
+                    instance: timeball::control::InstanceId(0),
+                    from: ends(from),
+                    to: ends(to),
+                    payload,
+                    hop_limit: 64,
+                });
             }
             assert_undisturbed(&mut world, other);
         }

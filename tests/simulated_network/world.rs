@@ -9,8 +9,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use timeball::control::Event;
 use timeball::control::source::SourceId;
+use timeball::control::{Event, InstanceId};
 use timeball::time::{Monotonic, NtpDuration, NtpTimestamp, Timestamp};
 use timeball::wire::Header;
 use zerocopy::FromBytes;
@@ -29,6 +29,8 @@ pub struct Host {
     /// From the host into the network, and back.
     pub outbound: Way,
     pub inbound: Way,
+    /// Which network it is in; `None`: in all of them, under one address.
+    pub instance: Option<InstanceId>,
 }
 
 impl Host {
@@ -144,7 +146,7 @@ impl World {
 
     /// The same for somebody whom no tap sees.
     pub fn inject(&mut self, datagram: Datagram) {
-        let from = self.place(datagram.from.ip());
+        let from = self.place(datagram.instance, datagram.from.ip());
         let outbound = from.map_or(Way::IDEAL, |host| self.hosts[host].outbound);
         for host in self.receivers(from, &datagram) {
             let inbound = self.hosts[host].inbound;
@@ -157,9 +159,10 @@ impl World {
         }
     }
 
-    /// The host with this address.
-    pub fn place(&self, address: IpAddr) -> Option<usize> {
-        self.hosts.iter().position(|host| host.address() == address)
+    /// The host with this address in a network.
+    pub fn place(&self, instance: InstanceId, address: IpAddr) -> Option<usize> {
+        let is_there = |host: &Host| host.instance.is_none_or(|own| own == instance);
+        self.hosts.iter().position(|host| host.address() == address && is_there(host))
     }
 
     /// One host, everybody on the same network, or the members of a group that are near enough.
@@ -176,7 +179,7 @@ impl World {
         if is_broadcast(to) {
             return (0..self.hosts.len()).filter(|host| Some(*host) != from && between(host) == 0).collect();
         }
-        self.place(to).into_iter().collect()
+        self.place(datagram.instance, to).into_iter().collect()
     }
 
     pub fn daemon(&mut self, host: usize) -> &mut Daemon {

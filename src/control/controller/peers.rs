@@ -11,7 +11,8 @@
 use super::super::action::{Action, Trailer, Transmission, TransmitField};
 use super::super::association::Role;
 use super::super::event::{
-    Access, Arrival, AssociationId, Authentication, Delivery, InterfaceIndex, KeyId, SendHandle, SocketName,
+    Access, Arrival, AssociationId, Authentication, Delivery, InstanceId, InterfaceIndex, KeyId, SendHandle,
+    SocketName,
 };
 use super::super::news::Farewell;
 use super::super::packet_checks::Failure;
@@ -123,7 +124,8 @@ impl Controller {
             return;
         }
         let handle = self.send_handle(NOBODY);
-        let header = answer_in(Mode::SymmetricActive, arrival, &self.ours(arrival.header.poll()));
+        let header =
+            answer_in(Mode::SymmetricActive, arrival, &self.ours(arrival.instance, arrival.header.poll()));
         self.send_to_stranger(arrival, handle, header, Trailer::CryptoNak);
     }
 
@@ -155,17 +157,15 @@ impl Controller {
             return;
         }
         let handle = self.send_handle(NOBODY);
-        let header = answer_in(Mode::SymmetricPassive, arrival, &self.ours(arrival.header.poll()));
+        let header =
+            answer_in(Mode::SymmetricPassive, arrival, &self.ours(arrival.instance, arrival.header.poll()));
         self.send_to_stranger(arrival, handle, header, key.into());
     }
 
     /// A peer's poll is due: sends it a packet. For a passive end, that may have been the last one.
     pub(super) fn send_to_peer(&mut self, id: AssociationId, handle: SendHandle) {
-        let Some(poll) = self.associations.get(&id).map(|association| association.poll.host_interval())
-        else {
-            return;
-        };
-        let ours = self.ours(poll);
+        let Some(association) = self.associations.get(&id) else { return };
+        let ours = self.ours(association.instance, association.poll.host_interval());
         let Some(association) = self.associations.get_mut(&id) else { return };
         let Role::Symmetric(symmetric) = &mut association.role else { return };
         let header = symmetric.message(handle.number, &ours);
@@ -247,9 +247,10 @@ impl Controller {
         }
     }
 
-    fn ours(&self, poll: Log2Seconds) -> Ours {
+    /// As those in an instance are told it.
+    fn ours(&self, instance: InstanceId, poll: Log2Seconds) -> Ours {
         let slewed = self.discipline.slewed(self.now.monotonic);
-        Ours { snapshot: self.system.snapshot, clock: self.now.clock, slewed, poll }
+        Ours { snapshot: self.system.snapshot.seen_from(instance), clock: self.now.clock, slewed, poll }
     }
 
     fn stratum(&self) -> u8 {

@@ -119,7 +119,7 @@ impl Controller {
         // Those that are wrong or cannot be used before those that are merely less good, and then by distance.
         let merit = |association: &&Association| {
             let is_right = association.state >= SourceState::WaitingForSources { agreeing: 0, minimum: 0 };
-            let distance = association.candidate(now, slewed, None).root_distance(now);
+            let distance = association.candidate(now, slewed, None, &[]).root_distance(now);
             (is_right, Reverse(distance.unwrap_or(NtpDuration::MAX)), Reverse(association.id))
         };
         let unused = self.found(source).filter(|association| !association.state.is_used());
@@ -196,7 +196,8 @@ impl Controller {
                 configuration.instance == arrival.instance && is_heard_at(&configuration.place, arrival);
             is_its.then_some((configuration.key, unsigned))
         });
-        let reply = found.and_then(|(key, unsigned)| answer(arrival, key, unsigned, &self.system.snapshot));
+        let snapshot = self.system.snapshot.seen_from(arrival.instance);
+        let reply = found.and_then(|(key, unsigned)| answer(arrival, key, unsigned, &snapshot));
         let Some((header, key)) = reply else {
             self.counters.discarded += 1;
             return;

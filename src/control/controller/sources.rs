@@ -162,7 +162,7 @@ impl Controller {
             Some(_) => self.is_repeated(configuration.instance, remote, &role),
         };
         if is_taken {
-            self.report(None, News::AlreadySource { remote });
+            self.report_in(Some(configuration.instance), None, News::AlreadySource { remote });
             return None;
         }
         if let Some(&guest) = self.servers.get(&(configuration.instance, remote)) {
@@ -250,7 +250,7 @@ impl Controller {
                 | Farewell::SearchedAnew => {}
             }
         }
-        self.report(Some(id), News::Demobilised { remote, reason });
+        self.report_in(Some(association.instance), Some(id), News::Demobilised { remote, reason });
         if let Some(source) = association.source {
             self.on_member_lost(source);
         }

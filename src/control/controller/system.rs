@@ -3,17 +3,18 @@
 use super::super::action::Action;
 use super::super::agenda::Due;
 use super::super::discipline::Verdict;
-use super::super::event::AssociationId;
+use super::super::event::{AssociationId, InstanceId};
 use super::super::news::News;
 use super::super::packet_checks::{DISPERSION_MAX, STRATUM_UNSYNCHRONISED};
 use super::super::poll::SystemPoll;
-use super::super::reference::reference_id;
+use super::super::reference::{reference_id, reference_id_elsewhere};
 use super::super::select::{self, Candidate, MIN_DISPERSION, Selection, select};
 use super::super::source::PollOptions;
 use super::super::state::{self, SourceState};
 use super::{Controller, ControllerOptions, SourceEntry};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Ppm, Timestamp};
+use crate::wire::ReferenceId;
 use std::net::SocketAddr;
 
 /// After a step, and at the start, associations are polled anew, spread over this time.
@@ -106,15 +107,38 @@ impl Controller {
         let now = self.now.monotonic;
         let slewed = self.discipline.slewed(now);
         let peer = self.system.peer.and_then(|id| self.associations.get(&id));
+        let followers = self.followers();
         let candidate = |association: &super::Association| {
-            let other = peer.filter(|peer| peer.id != association.id).map(|peer| peer.remote.ip());
-            association.candidate(now, slewed, other)
+            // The address of a server in another instance is another host's here.
+            let other =
+                peer.filter(|peer| peer.id != association.id && peer.instance == association.instance);
+            let other = other.map(|peer| peer.remote.ip());
+            let told = association.peer.as_ref().map(|peer| peer.reference_id);
+            let elsewhere = told.filter(|told| is_told_elsewhere(&followers, *told, association.instance));
+            association.candidate(now, slewed, other, elsewhere.as_slice())
         };
         self.associations
             .values()
             .filter(|association| association.role.gives_time())
             .map(candidate)
             .collect()
+    }
+
+    /// What each of our sources would tell in other instances if it followed us in its own, sorted: there may be a thousand.
+    /// None where there is one instance.
+    fn followers(&self) -> Vec<([u8; 4], InstanceId)> {
+        let mut associations = self.associations.values();
+        let first = associations.next().map(|association| association.instance);
+        if associations.all(|association| Some(association.instance) == first) {
+            return Vec::new();
+        }
+        let id = |association: &super::Association| {
+            let local = association.local?;
+            Some((reference_id_elsewhere(local, association.remote.ip()).0, association.instance))
+        };
+        let mut followers: Vec<_> = self.associations.values().filter_map(id).collect();
+        followers.sort_unstable();
+        followers
     }
 
     /// Both are in the order of the ids, so that they need not be looked up: there may be a thousand, after each sample.
@@ -126,7 +150,8 @@ impl Controller {
             association.state = state;
             if changed {
                 let news = News::StateChanged { remote: association.remote, state };
-                self.actions.push(Action::Report { association: Some(id), news });
+                let instance = Some(association.instance);
+                self.actions.push(Action::Report { instance, association: Some(id), news });
             }
         }
     }
@@ -170,6 +195,10 @@ impl Controller {
             leap: candidate.leap,
             stratum: candidate.stratum.saturating_add(1),
             reference_id: reference_id(association.remote.ip()),
+            reference_instance: Some(association.instance),
+            reference_id_elsewhere: association
+                .local
+                .map_or(ReferenceId::NOBODY, |local| reference_id_elsewhere(association.remote.ip(), local)),
             precision: self.options.precision,
             root_delay: candidate.root_delay.to_duration() + estimate.delay,
             root_dispersion: candidate.root_dispersion.to_duration() + increment,
@@ -279,12 +308,19 @@ impl Controller {
         self.system.poll.set_range(poll_min, poll_max);
     }
 
-    /// The system peer's address.
+    /// The system peer's instance and address.
     #[must_use]
-    pub fn system_peer(&self) -> Option<SocketAddr> {
+    pub fn system_peer(&self) -> Option<(InstanceId, SocketAddr)> {
         let id = self.system.peer?;
-        self.associations.get(&id).map(|association| association.remote)
+        self.associations.get(&id).map(|association| (association.instance, association.remote))
     }
+}
+
+/// Is this what a source of ours in another instance would tell if it followed us there?
+fn is_told_elsewhere(followers: &[([u8; 4], InstanceId)], told: ReferenceId, instance: InstanceId) -> bool {
+    let first = followers.partition_point(|(id, _)| *id < told.0);
+    let mut equal = followers.iter().skip(first).take_while(|(id, _)| *id == told.0);
+    equal.any(|(_, other)| *other != instance)
 }
 
 /// How far off a measurement probably is. The system jitter says how far the samples of the last polls are apart; but

@@ -22,7 +22,8 @@ impl Controller {
         // For the next time only: nobody answers, and there is no filter to feed.
         _ = association.poll.on_poll(now, system_poll, Fitness::Unfit, &mut self.chance);
         let Role::BroadcastServer(server) = &association.role else { return };
-        let Some(header) = server.packet(&self.system.snapshot, clock) else { return };
+        let snapshot = self.system.snapshot.seen_from(association.instance);
+        let Some(header) = server.packet(&snapshot, clock) else { return };
         self.actions.push(Action::Transmit(Transmission {
             handle,
             from: SocketName::Service(association.instance),

@@ -14,6 +14,7 @@ use crate::control::{ControllerOptions, InstanceId, InterfaceIndex, KeyId};
 use crate::datapath::interface::View;
 use crate::time::{Log2Seconds, Ppm};
 use crate::wire::Version;
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// A configured source, as far as the machine has what it names.
@@ -21,6 +22,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 pub(super) struct Configured {
     /// As the user wrote it: a name, an address, a group.
     pub name: String,
+    /// In which instance.
+    pub instance: InstanceId,
     /// What is said of it in reports.
     pub mode: &'static str,
     /// For the controller. The error says what the machine lacks.
@@ -29,8 +32,8 @@ pub(super) struct Configured {
 
 impl Configured {
     /// What makes it the same source, however it is used now.
-    pub fn identity(&self) -> (&'static str, String) {
-        (self.mode, self.name.clone())
+    pub fn identity(&self) -> (&'static str, InstanceId, String) {
+        (self.mode, self.instance, self.name.clone())
     }
 }
 
@@ -60,39 +63,59 @@ pub(super) fn controller_options(
 }
 
 /// All of them, in the order of the configuration, which is that of their ids.
-pub(super) fn sources(config: &Config, view: &View) -> Vec<Configured> {
+/// `views`: each instance's interfaces, in the order of their numbers.
+pub(super) fn sources(config: &Config, views: &[Cow<'_, View>]) -> Vec<Configured> {
     let sources = &config.sources;
     let mut all = Vec::new();
+    let within = |name: &str| Within::new(config, views, name);
     for server in &sources.servers {
-        all.push(asked(server, SourceKind::Server, "server", view));
+        all.push(asked(server, SourceKind::Server, "server", within(&server.instance)));
     }
     for pool in &sources.pools {
-        all.push(asked(&pool.server, SourceKind::Pool(pool.members), "pool", view));
+        all.push(asked(&pool.server, SourceKind::Pool(pool.members), "pool", within(&pool.server.instance)));
     }
     for peer in &sources.peers {
         let volley = if peer.volley { Volley::On } else { Volley::Off };
-        all.push(asked(&peer.server, SourceKind::Peer(volley), "peer", view));
+        all.push(asked(&peer.server, SourceKind::Peer(volley), "peer", within(&peer.server.instance)));
     }
     for one in &sources.broadcasts {
-        let index = interface(one.interface.as_deref(), view);
+        let index = within(&one.instance).interface(one.interface.as_deref());
         let kind = index.map(|interface| {
             let interval = Log2Seconds(one.interval);
             SourceKind::Broadcast(BroadcastOptions { interval, hop_limit: one.ttl, interface })
         });
         let poll = PollOptions::fixed(Log2Seconds(one.interval));
-        all.push(many(one.address, one.port, "broadcast", one.key, kind, poll, SourceOptions::default()));
+        all.push(many(
+            within(&one.instance).id,
+            one.address,
+            one.port,
+            "broadcast",
+            one.key,
+            kind,
+            poll,
+            SourceOptions::default(),
+        ));
     }
     for one in &sources.broadcast_clients {
-        let kind = interface(one.interface.as_deref(), view).map(|interface| {
+        let kind = within(&one.instance).interface(one.interface.as_deref()).map(|interface| {
             let calibration = one.delay.map_or(Calibration::Volley, Calibration::Delay);
             let unsigned = unsigned(one.allow_unsigned);
             SourceKind::BroadcastClient(BroadcastClientOptions { calibration, unsigned, interface })
         });
         let (poll, options) = (PollOptions::default(), options(&one.worth));
-        all.push(many(one.address, NTP_PORT, "broadcast-client", one.key, kind, poll, options));
+        all.push(many(
+            within(&one.instance).id,
+            one.address,
+            NTP_PORT,
+            "broadcast-client",
+            one.key,
+            kind,
+            poll,
+            options,
+        ));
     }
     for one in &sources.manycast_clients {
-        let kind = interface(one.interface.as_deref(), view).map(|interface| {
+        let kind = within(&one.instance).interface(one.interface.as_deref()).map(|interface| {
             SourceKind::ManycastClient(ManycastOptions {
                 enough: one.enough,
                 most: one.most,
@@ -103,13 +126,24 @@ pub(super) fn sources(config: &Config, view: &View) -> Vec<Configured> {
             })
         });
         let (poll, options) = (polling(&one.polling), options(&one.worth));
-        all.push(many(one.address, NTP_PORT, "manycast-client", one.key, kind, poll, options));
+        all.push(many(
+            within(&one.instance).id,
+            one.address,
+            NTP_PORT,
+            "manycast-client",
+            one.key,
+            kind,
+            poll,
+            options,
+        ));
     }
     for one in &sources.manycast_servers {
-        let kind = interface(one.interface.as_deref(), view)
+        let kind = within(&one.instance)
+            .interface(one.interface.as_deref())
             .map(|_| SourceKind::ManycastServer(unsigned(one.allow_unsigned)));
         let poll = PollOptions::default();
         all.push(many(
+            within(&one.instance).id,
             one.address,
             NTP_PORT,
             "manycast-server",
@@ -122,9 +156,9 @@ pub(super) fn sources(config: &Config, view: &View) -> Vec<Configured> {
     all
 }
 
-fn asked(server: &config::Server, kind: SourceKind, mode: &'static str, view: &View) -> Configured {
-    let configuration = place(&server.address, server.port, view).map(|place| SourceConfiguration {
-        instance: InstanceId(0),
+fn asked(server: &config::Server, kind: SourceKind, mode: &'static str, within: Within<'_>) -> Configured {
+    let configuration = within.place(&server.address, server.port).map(|place| SourceConfiguration {
+        instance: within.id,
         kind,
         place,
         key: server.key,
@@ -132,10 +166,12 @@ fn asked(server: &config::Server, kind: SourceKind, mode: &'static str, view: &V
         poll: polling(&server.polling),
         options: options(&server.worth),
     });
-    Configured { name: server.address.clone(), mode, configuration }
+    Configured { name: server.address.clone(), instance: within.id, mode, configuration }
 }
 
+#[expect(clippy::too_many_arguments, reason = "they are the parts of a source")]
 fn many(
+    instance: InstanceId,
     address: IpAddr,
     port: u16,
     mode: &'static str,
@@ -146,39 +182,48 @@ fn many(
 ) -> Configured {
     let place = Place::Address(SocketAddr::new(address, port));
     let version = Version::V4;
-    let configuration = kind.map(|kind| SourceConfiguration {
-        instance: InstanceId(0),
-        kind,
-        place,
-        key,
-        version,
-        poll,
-        options,
-    });
-    Configured { name: address.to_string(), mode, configuration }
+    let configuration =
+        kind.map(|kind| SourceConfiguration { instance, kind, place, key, version, poll, options });
+    Configured { name: address.to_string(), instance, mode, configuration }
 }
 
-fn place(host: &str, port: u16, view: &View) -> Result<Place, String> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(Place::Address(SocketAddr::new(address.to_canonical(), port)));
+/// An instance, and what there is in it.
+#[derive(Clone, Copy)]
+struct Within<'v> {
+    id: InstanceId,
+    /// `None`: nothing is known of it.
+    view: Option<&'v View>,
+}
+
+impl<'v> Within<'v> {
+    fn new(config: &Config, views: &'v [Cow<'_, View>], name: &str) -> Self {
+        let number = config.instance_number(name);
+        Self { id: InstanceId(number), view: views.get(usize::from(number)).map(|view| &**view) }
     }
-    let scoped =
-        host.split_once('%').and_then(|(address, scope)| Some((address.parse::<Ipv6Addr>().ok()?, scope)));
-    match scoped {
-        Some((address, scope)) => {
-            let InterfaceIndex(scope) = interface(Some(scope), view)?;
-            Ok(Place::Address(SocketAddrV6::new(address, port, 0, scope).into()))
+
+    fn place(self, host: &str, port: u16) -> Result<Place, String> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(Place::Address(SocketAddr::new(address.to_canonical(), port)));
         }
-        None => Ok(Place::Name(host.into(), port)),
+        let scoped = host
+            .split_once('%')
+            .and_then(|(address, scope)| Some((address.parse::<Ipv6Addr>().ok()?, scope)));
+        match scoped {
+            Some((address, scope)) => {
+                let InterfaceIndex(scope) = self.interface(Some(scope))?;
+                Ok(Place::Address(SocketAddrV6::new(address, port, 0, scope).into()))
+            }
+            None => Ok(Place::Name(host.into(), port)),
+        }
     }
-}
 
-fn interface(name: Option<&str>, view: &View) -> Result<InterfaceIndex, String> {
-    let Some(name) = name else { return Ok(InterfaceIndex(0)) };
-    let found = view.interface_named(name);
-    found
-        .map(|interface| InterfaceIndex(interface.ifindex))
-        .ok_or_else(|| format!("interface {name} does not exist"))
+    fn interface(self, name: Option<&str>) -> Result<InterfaceIndex, String> {
+        let Some(name) = name else { return Ok(InterfaceIndex(0)) };
+        let found = self.view.and_then(|view| view.interface_named(name));
+        found
+            .map(|interface| InterfaceIndex(interface.ifindex))
+            .ok_or_else(|| format!("interface {name} does not exist"))
+    }
 }
 
 const fn unsigned(allowed: bool) -> Unsigned {

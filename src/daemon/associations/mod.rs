@@ -9,7 +9,9 @@
 
 mod configured;
 mod departures;
+mod hearing;
 mod keeper;
+mod names;
 mod report;
 mod resolver;
 mod roster;
@@ -26,10 +28,7 @@ use crate::auth::KeyTable;
 use crate::clock::Change;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
-use crate::control::{
-    Access, Action, Arrival, Controller, Delivery, Event, ExchangeSocket, InstanceId, InterfaceIndex, Moment,
-    News, SocketName, StampKind,
-};
+use crate::control::{Action, Controller, Event, ExchangeSocket, InstanceId, Moment, News, StampKind};
 use crate::datapath::interface::View;
 use crate::metrics::Histogram;
 use crate::serve::access::AccessList;
@@ -38,20 +37,21 @@ use crate::sys::clock;
 use crate::sys::process::{self, PollEntry};
 use crate::sys::socket::TalkSocket;
 use crate::time::{Log2Seconds, Monotonic, Timestamp};
-use crate::wire::Packet;
 use configured::Configured;
 use departures::Departures;
 use keeper::Keeper;
 use resolver::Resolver;
 use service::{Listening, Service};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
+use super::place::Place;
 use super::stamps::BatchClock;
 
 /// Datagrams taken from one socket before the others have their turn.
@@ -59,9 +59,21 @@ const DATAGRAMS_PER_TURN: usize = 16;
 /// Wake-ups of the controller before the descriptors are looked at again.
 const WAKE_UPS_PER_TURN: usize = 64;
 
+/// An instance's sockets, and what is known of it.
+#[derive(Debug)]
+struct Network {
+    place: Arc<Place>,
+    service: Service,
+    /// Of what was sent from port 123.
+    departures: Departures,
+    /// Addresses of ours: what comes from them was our own broadcast.
+    own: BTreeSet<IpAddr>,
+}
+
 /// The socket of one exchange.
 #[derive(Debug)]
 struct Exchange {
+    instance: InstanceId,
     socket: TalkSocket,
     departures: Departures,
 }
@@ -71,8 +83,8 @@ struct Exchange {
 enum Polled {
     Resolver,
     Exchange(ExchangeSocket),
-    Senders,
-    Listener(Listening),
+    Senders(InstanceId),
+    Listener(InstanceId, Listening),
 }
 
 /// The shell.
@@ -88,20 +100,17 @@ pub struct Associations {
     /// The highest id that a source has had.
     last_source: u32,
     exchanges: BTreeMap<ExchangeSocket, Exchange>,
-    service: Service,
-    /// Of what was sent from port 123.
-    departures: Departures,
+    /// In the order of the instances' numbers.
+    networks: Vec<Network>,
     /// Started when the first name is to be looked up.
     resolver: Option<Resolver>,
     /// Names that could not be resolved, and why.
     unresolved: BTreeMap<SourceId, String>,
     /// To whom nothing can be sent, and why.
-    unreachable: BTreeMap<SocketAddr, String>,
+    unreachable: BTreeMap<(InstanceId, SocketAddr), String>,
     keeper: Keeper,
     keys: Arc<KeyTable>,
     access: Arc<AccessList>,
-    /// Addresses of ours: what comes from them was our own broadcast.
-    own: BTreeSet<IpAddr>,
     port: u16,
     snapshot: Arc<SnapshotCell>,
     polled: Vec<Polled>,
@@ -121,6 +130,7 @@ impl Associations {
     /// The kernel has no random numbers.
     pub fn new(
         config: &Config,
+        places: Vec<Arc<Place>>,
         precision: Log2Seconds,
         keys: Arc<KeyTable>,
         access: Arc<AccessList>,
@@ -143,15 +153,13 @@ impl Associations {
             order: Vec::new(),
             last_source: 0,
             exchanges: BTreeMap::new(),
-            service: Service::new(config.port),
-            departures: Departures::default(),
+            networks: places.into_iter().map(|place| Network::new(place, config.port)).collect(),
             resolver: None,
             unresolved: BTreeMap::new(),
             unreachable: BTreeMap::new(),
             keeper,
             keys,
             access,
-            own: BTreeSet::new(),
             port: config.port,
             snapshot,
             polled: Vec::new(),
@@ -162,12 +170,18 @@ impl Associations {
         })
     }
 
-    /// Follows the machine's interfaces: what is listened at, and which sources there can be.
-    pub fn follow(&mut self, config: &Config, view: &View) {
-        self.own =
-            view.interfaces().flat_map(|one| view.addresses(one.ifindex)).map(|one| one.address).collect();
-        self.service.sync(config, view);
-        self.follow_sources(configured::sources(config, view));
+    /// Follows the machine's interfaces: what is listened at, and which sources there can be. `views`: those of each
+    /// instance, in the order of their numbers.
+    pub fn follow(&mut self, config: &Config, views: &[Cow<'_, View>]) {
+        for (network, view) in self.networks.iter_mut().zip(views) {
+            network.own = view
+                .interfaces()
+                .flat_map(|one| view.addresses(one.ifindex))
+                .map(|one| one.address)
+                .collect();
+            network.service.sync(config, view);
+        }
+        self.follow_sources(configured::sources(config, views));
         self.run();
     }
 
@@ -175,8 +189,8 @@ impl Associations {
     fn follow_sources(&mut self, wanted: Vec<Configured>) {
         let (wanted, gone) = roster::assign(&self.configured, wanted, &mut self.last_source);
         for source in gone {
-            if let Some(Configured { name, mode, .. }) = self.configured.remove(&source) {
-                info!(source = name, mode, "no longer configured");
+            if let Some(Configured { name, instance, mode, .. }) = self.configured.remove(&source) {
+                info!(instance = self.label(instance), source = name, mode, "no longer configured");
             }
             self.unresolved.remove(&source);
             self.events.push_back(Event::RemoveSource(source));
@@ -195,7 +209,8 @@ impl Associations {
             match wanted.configuration {
                 Ok(configuration) => new.push(Event::AddSource { source, configuration }),
                 Err(reason) => {
-                    warn!(source = wanted.name, mode = wanted.mode, reason, "left out for now");
+                    let instance = self.label(wanted.instance);
+                    warn!(instance, source = wanted.name, mode = wanted.mode, reason, "left out for now");
                 }
             }
         }
@@ -240,11 +255,13 @@ impl Associations {
         for (name, exchange) in &self.exchanges {
             add(Polled::Exchange(*name), exchange.socket.as_fd().as_raw_fd());
         }
-        for sender in self.service.senders() {
-            add(Polled::Senders, sender.as_fd().as_raw_fd());
-        }
-        for (place, socket) in self.service.listeners() {
-            add(Polled::Listener(place), socket.as_fd().as_raw_fd());
+        for Network { place, service, .. } in &self.networks {
+            for sender in service.senders() {
+                add(Polled::Senders(place.id), sender.as_fd().as_raw_fd());
+            }
+            for (listening, socket) in service.listeners() {
+                add(Polled::Listener(place.id, listening), socket.as_fd().as_raw_fd());
+            }
         }
     }
 
@@ -257,14 +274,16 @@ impl Associations {
             match polled {
                 Polled::Resolver => self.take_answers(),
                 Polled::Exchange(name) => self.hear(name),
-                Polled::Senders => self.collect_departures(),
-                Polled::Listener(place) => self.listen(place),
+                Polled::Senders(instance) => self.collect_departures(instance),
+                Polled::Listener(instance, place) => self.listen(instance, place),
             }
             // However many have something to tell, what is due is not kept waiting by more than one.
             self.do_what_is_due();
         }
         let now = clock::monotonic();
-        self.departures.give_up_due(now, &mut self.events);
+        for network in &mut self.networks {
+            network.departures.give_up_due(now, &mut self.events);
+        }
         for exchange in self.exchanges.values_mut() {
             exchange.departures.give_up_due(now, &mut self.events);
         }
@@ -288,7 +307,8 @@ impl Associations {
 
     fn wait(&self) -> Option<Duration> {
         let departures = self.exchanges.values().map(|exchange| &exchange.departures);
-        let departures = departures.chain([&self.departures]).filter_map(Departures::next);
+        let of_networks = self.networks.iter().map(|network| &network.departures);
+        let departures = departures.chain(of_networks).filter_map(Departures::next);
         let next = departures.chain(self.wake_at).min()?;
         let left = next.nanoseconds_since(clock::monotonic()).max(0);
         Some(Duration::from_nanos(left.cast_unsigned()))
@@ -316,15 +336,27 @@ impl Associations {
         }
     }
 
+    /// An instance's name, where there are several.
+    fn label(&self, instance: InstanceId) -> Option<&str> {
+        label(&self.networks, instance)
+    }
+
+    fn connect(&self, instance: InstanceId, remote: SocketAddr) -> io::Result<TalkSocket> {
+        // The controller knows of no instance but those that the configuration and we have told it.
+        let network = self.networks.get(usize::from(instance.0)).ok_or(io::ErrorKind::NotFound)?;
+        let place = &network.place;
+        place.inside(|| TalkSocket::connected(remote, place.device()))?
+    }
+
     fn act(&mut self, action: Action) {
         match action {
-            Action::OpenSocket { socket, remote, .. } => match TalkSocket::connected(remote) {
+            Action::OpenSocket { socket, instance, remote } => match self.connect(instance, remote) {
                 Ok(opened) => {
-                    let exchange = Exchange { socket: opened, departures: Departures::default() };
+                    let exchange = Exchange { instance, socket: opened, departures: Departures::default() };
                     self.exchanges.insert(socket, exchange);
                 }
                 // The transmission that follows fails for want of it.
-                Err(error) => self.note_reachability(remote, Some(&error)),
+                Err(error) => self.note_reachability(instance, remote, Some(&error)),
             },
             Action::CloseSocket(socket) => {
                 if let Some(mut exchange) = self.exchanges.remove(&socket) {
@@ -344,82 +376,21 @@ impl Associations {
             Action::SetFrequency(frequency) => self.keeper.set_frequency(frequency),
             Action::Publish(snapshot) => self.snapshot.publish(&snapshot),
             Action::Resolve { source, name, .. } => self.resolve(source, &name),
-            Action::Report { news, .. } => log(&news),
-        }
-    }
-
-    /// What came to the socket of an exchange.
-    fn hear(&mut self, name: ExchangeSocket) {
-        let Some(exchange) = self.exchanges.get_mut(&name) else { return };
-        exchange.departures.collect(&exchange.socket, &mut self.events);
-        for _ in 0..DATAGRAMS_PER_TURN {
-            // The last packet may have closed it.
-            let Some(exchange) = self.exchanges.get_mut(&name) else { return };
-            let incoming = match exchange.socket.receive() {
-                Ok(Some(incoming)) => incoming,
-                Ok(None) => break,
-                // An ICMP error, which is told once: nobody listens there, and the poll will be in vain.
-                Err(error) => {
-                    debug!(%error, "from a source");
-                    break;
-                }
-            };
-            exchange.departures.give_up(&mut self.events);
-            let clock = BatchClock::read();
-            let stamp = incoming.receive_timestamp.and_then(|stamp| clock.plausible(stamp));
-            let local = incoming.destination.unwrap_or_else(|| exchange.socket.local_address().ip());
-            let Ok(packet) = Packet::parse(incoming.payload()) else { continue };
-            self.events.push_back(Event::Packet(Arrival {
-                socket: SocketName::Exchange(name),
-                instance: InstanceId(0),
-                interface: InterfaceIndex(incoming.interface),
-                remote: incoming.source,
-                local,
-                delivery: Delivery::Unicast,
-                receive_timestamp: stamp.unwrap_or(clock.realtime).to_ntp(),
-                stamp: if stamp.is_some() { StampKind::Kernel } else { StampKind::Daemon },
-                // We chose whom to ask.
-                access: Access::Allowed,
-                authentication: self.keys.verify(incoming.payload()),
-                header: *packet.header,
-            }));
-            self.run();
-        }
-    }
-
-    fn resolve(&mut self, source: SourceId, name: &Arc<str>) {
-        if self.resolver.is_none() {
-            match Resolver::start() {
-                Ok(resolver) => self.resolver = Some(resolver),
-                Err(error) => error!(%error, "no thread to look names up"),
+            Action::Report { instance, news, .. } => {
+                log(instance.and_then(|instance| self.label(instance)), &news);
             }
         }
-        let is_asked = self.resolver.as_ref().is_some_and(|resolver| resolver.ask(source, Arc::clone(name)));
-        if !is_asked {
-            self.events.push_back(Event::Resolved { source, addresses: Vec::new() });
-        }
     }
+}
 
-    fn take_answers(&mut self) {
-        let answers = self.resolver.as_ref().map(Resolver::answers).unwrap_or_default();
-        for resolver::Answer { source, addresses } in answers {
-            let name = self.configured.get(&source).map_or("", |configured| configured.name.as_str());
-            match &addresses {
-                Ok(found) => {
-                    debug!(name, ?found, "resolved");
-                    if self.unresolved.remove(&source).is_some() {
-                        info!(name, "can be resolved again");
-                    }
-                }
-                Err(reason) => {
-                    if self.unresolved.insert(source, reason.clone()).as_ref() != Some(reason) {
-                        warn!(name, reason, "cannot be resolved; it is tried again");
-                    }
-                }
-            }
-            self.events.push_back(Event::Resolved { source, addresses: addresses.unwrap_or_default() });
-        }
-        self.run();
+fn label(networks: &[Network], instance: InstanceId) -> Option<&str> {
+    networks.get(usize::from(instance.0))?.place.label()
+}
+
+impl Network {
+    fn new(place: Arc<Place>, port: u16) -> Self {
+        let service = Service::new(Arc::clone(&place), port);
+        Self { place, service, departures: Departures::default(), own: BTreeSet::new() }
     }
 }
 
@@ -428,14 +399,14 @@ fn moment() -> Moment {
 }
 
 /// One line for each change.
-fn log(news: &News) {
+fn log(instance: Option<&str>, news: &News) {
     match news {
         // Said by name, and once, where the answer came in.
         News::NotResolved => {}
-        News::Panic(_) => error!("{news}"),
+        News::Panic(_) => error!(instance, "{news}"),
         News::TableFull | News::AlreadySource { .. } | News::SystemPeer(None) | News::Stepped(_) => {
-            warn!("{news}")
+            warn!(instance, "{news}")
         }
-        _ => info!("{news}"),
+        _ => info!(instance, "{news}"),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Associations;
 use super::configured::Configured;
+use crate::control::InstanceId;
 use crate::control::association::{Association, Role};
 use crate::control::controller::SourceEntry;
 use crate::control::packet_checks::Failure;
@@ -15,6 +16,9 @@ use std::collections::BTreeMap;
 /// All sources.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 pub struct SourcesReport {
+    /// The instances there are.
+    #[serde(default)]
+    pub instances: Vec<String>,
     /// The whole.
     pub synchronisation: SynchronisationReport,
     /// Each source: those that give time, with one row for each association, then those that take it from us.
@@ -28,6 +32,9 @@ pub struct SynchronisationReport {
     pub steering: bool,
     /// The system peer, whom our clients are told that we follow.
     pub system_peer: Option<String>,
+    /// In which instance that is.
+    #[serde(default)]
+    pub system_peer_instance: Option<String>,
     /// The last combined offset, seconds; > 0: our clock was behind.
     pub offset_seconds: Option<f64>,
     /// Its jitter, seconds.
@@ -66,6 +73,9 @@ pub struct SourceReport {
     /// As chrony shows it: `*` system peer, `+` combined, `-` right but not combined, `x` wrong, `~` too variable, `?`
     /// not usable; a space where no time is expected of it.
     pub sign: String,
+    /// In which instance it is: the same address in another is another source.
+    #[serde(default)]
+    pub instance: String,
     /// `server`, `pool`, `peer`, `passive`, `broadcast-client`, `manycast`; of those who give us none: `broadcast`,
     /// `manycast-client` (the search itself) and `manycast-server`.
     pub mode: String,
@@ -132,7 +142,8 @@ impl Associations {
         sources.extend(guests.into_iter().map(|guest| self.row("", mode_of(guest, "passive"), guest)));
         // Stable: within both the order of the configuration stays.
         sources.sort_by_key(|row| row.sign == " ");
-        SourcesReport { synchronisation: self.synchronisation(), sources }
+        let instances = self.networks.iter().map(|network| network.place.name.to_string()).collect();
+        SourcesReport { instances, synchronisation: self.synchronisation(), sources }
     }
 
     /// How the control core fares.
@@ -164,9 +175,11 @@ impl Associations {
         let givers = || self.controller.associations().filter(|association| association.role.gives_time());
         let frequency = self.keeper.frequency();
         let steering = self.keeper.is_steering();
+        let system_peer = self.controller.system_peer();
         SynchronisationReport {
             steering,
-            system_peer: self.controller.system_peer().map(|remote| remote.to_string()),
+            system_peer: system_peer.map(|(_, remote)| remote.to_string()),
+            system_peer_instance: system_peer.map(|(instance, _)| self.name_of(instance)),
             offset_seconds: system.peer.map(|_| system.offset.seconds()),
             jitter_seconds: system.peer.map(|_| system.jitter.seconds()),
             frequency_ppm: steering.then(|| frequency.base.ppm()),
@@ -178,6 +191,11 @@ impl Associations {
         }
     }
 
+    fn name_of(&self, instance: InstanceId) -> String {
+        let network = self.networks.get(usize::from(instance.0));
+        network.map_or_else(String::new, |network| network.place.name.to_string())
+    }
+
     fn add_source(
         &self,
         id: SourceId,
@@ -186,7 +204,7 @@ impl Associations {
         associations: &[&Association],
         rows: &mut Vec<SourceReport>,
     ) {
-        let Configured { name, mode, configuration } = configured;
+        let Configured { name, instance, mode, configuration } = configured;
         if !associations.is_empty() {
             let row = |association: &&Association| self.row(name, mode_of(association, mode), association);
             return rows.extend(associations.iter().map(row));
@@ -205,6 +223,7 @@ impl Associations {
         };
         rows.push(SourceReport {
             sign: if gives_time { "?" } else { " " }.to_owned(),
+            instance: self.name_of(*instance),
             mode: (*mode).to_owned(),
             name: name.clone(),
             state: state.to_owned(),
@@ -229,7 +248,7 @@ impl Associations {
     fn row(&self, name: &str, mode: &str, association: &Association) -> SourceReport {
         let now = clock::monotonic();
         let estimate = association.filter.estimate(now);
-        let candidate = association.candidate(now, NtpDuration::ZERO, None);
+        let candidate = association.candidate(now, NtpDuration::ZERO, None, &[]);
         let peer = association.peer.as_ref();
         let last = association.last_sample.as_ref();
         let gives_time = association.role.gives_time();
@@ -242,6 +261,7 @@ impl Associations {
         };
         SourceReport {
             sign: sign.to_string(),
+            instance: self.name_of(association.instance),
             mode: mode.to_owned(),
             name: name.to_owned(),
             address: Some(association.remote.to_string()),

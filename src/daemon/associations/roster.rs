@@ -41,12 +41,18 @@ pub(super) fn assign(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::InstanceId;
     use crate::control::source::SourceConfiguration;
 
     fn configured(name: &str, poll: i8) -> Configured {
         let mut configuration = SourceConfiguration::server([192, 0, 2, 1].into());
         configuration.poll.poll_min.0 = poll;
-        Configured { name: name.to_owned(), mode: "server", configuration: Ok(configuration) }
+        Configured {
+            name: name.to_owned(),
+            instance: configuration.instance,
+            mode: "server",
+            configuration: Ok(configuration),
+        }
     }
 
     /// Names and polls before and after; the ids after, and those that are gone.
@@ -64,6 +70,16 @@ mod tests {
         assert_eq!(ids(&before, &before), (vec![1, 2, 3], vec![]));
         assert_eq!(ids(&before, &[("c", 6), ("d", 6), ("a", 6)]), (vec![3, 4, 1], vec![2]));
         assert_eq!(ids(&before, &[]), (vec![], vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn one_name_in_two_instances_is_two_sources() {
+        let of = |instance| Configured { instance, ..configured("a", 6) };
+        let (red, blue) = (of(InstanceId(0)), of(InstanceId(1)));
+        let mut last = 0;
+        let (before, _) = assign(&BTreeMap::new(), vec![red.clone(), blue.clone()], &mut last);
+        let (after, gone) = assign(&before.into_iter().collect(), vec![blue], &mut last);
+        assert_eq!((after[0].0, gone), (SourceId(2), vec![SourceId(1)]));
     }
 
     #[test]

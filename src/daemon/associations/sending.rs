@@ -1,7 +1,7 @@
 //! Packets on their way out: their timestamps, signatures and sockets, and what becomes of those that cannot leave.
 
-use super::Associations;
-use crate::control::{Event, SocketName, Trailer, Transmission, TransmitField};
+use super::{Associations, Network};
+use crate::control::{Event, InstanceId, SocketName, Trailer, Transmission, TransmitField};
 use crate::sys::clock;
 use crate::sys::socket::Outgoing;
 use std::io;
@@ -32,12 +32,14 @@ impl Associations {
             Trailer::CryptoNak => payload.extend_from_slice(&[0; 4]),
             Trailer::Mac(key) => {
                 if let Err(error) = self.keys.append(key, &mut payload) {
-                    self.note_reachability(to, Some(&io::Error::other(error.to_string())));
+                    let instance = self.instance_of(from);
+                    self.note_reachability(instance, to, Some(&io::Error::other(error.to_string())));
                     return self.events.push_back(Event::SendFailed { handle });
                 }
             }
         }
         let outgoing = Outgoing { to: Some(to), from: local, interface: interface.0, hop_limit };
+        let instance = self.instance_of(from);
         let now = clock::monotonic();
         let written = header.transmit_timestamp();
         let (result, departures) = match from {
@@ -49,11 +51,15 @@ impl Associations {
                 // Why it could not be opened has been told.
                 None => return self.events.push_back(Event::SendFailed { handle }),
             },
-            SocketName::Service(_) => {
-                let sender = self.service.sender(to);
-                let sent = sender.and_then(|sender| sender.send(&payload, &outgoing).map(|()| sender));
-                (sent, &mut self.departures)
-            }
+            SocketName::Service(InstanceId(number)) => match self.networks.get_mut(usize::from(number)) {
+                Some(Network { service, departures, .. }) => {
+                    let sender = service.sender(to);
+                    let sent = sender.and_then(|sender| sender.send(&payload, &outgoing).map(|()| sender));
+                    (sent, departures)
+                }
+                // Nobody but we tells the controller which there are.
+                None => return self.events.push_back(Event::SendFailed { handle }),
+            },
         };
         match result {
             Ok(socket) => {
@@ -61,40 +67,57 @@ impl Associations {
                 departures.add(handle, written, read, payload, now, &mut self.events);
                 // Most drivers have it by now.
                 departures.collect(socket, &mut self.events);
-                self.note_reachability(to, None);
+                self.note_reachability(instance, to, None);
             }
             Err(error) => {
-                self.note_reachability(to, Some(&error));
+                self.note_reachability(instance, to, Some(&error));
                 self.events.push_back(Event::SendFailed { handle });
             }
         }
     }
 
     /// Logs when sending to somebody begins or ceases to fail.
-    pub(super) fn note_reachability(&mut self, to: SocketAddr, error: Option<&io::Error>) {
+    pub(super) fn note_reachability(
+        &mut self,
+        instance: InstanceId,
+        to: SocketAddr,
+        error: Option<&io::Error>,
+    ) {
+        let whom = (instance, to);
         match error {
             None => {
-                if self.unreachable.remove(&to).is_some() {
-                    info!(%to, "can be sent to again");
+                if self.unreachable.remove(&whom).is_some() {
+                    info!(instance = self.label(instance), %to, "can be sent to again");
                 }
             }
             Some(error) => {
                 let text = error.to_string();
-                if self.unreachable.get(&to) != Some(&text) {
-                    warn!(%to, error = text, "cannot be sent to; it is tried again");
+                if self.unreachable.get(&whom) != Some(&text) {
+                    warn!(instance = self.label(instance), %to, error = text, "cannot be sent to; it is tried again");
                     // Remotes come and go, so what is remembered of them is bounded.
                     if self.unreachable.len() >= crate::control::controller::ASSOCIATIONS_MAX {
                         self.unreachable.pop_first();
                     }
-                    self.unreachable.insert(to, text);
+                    self.unreachable.insert(whom, text);
                 }
             }
         }
     }
 
-    pub(super) fn collect_departures(&mut self) {
-        for sender in self.service.senders() {
-            self.departures.collect(sender, &mut self.events);
+    /// In which instance a socket is.
+    fn instance_of(&self, socket: SocketName) -> InstanceId {
+        match socket {
+            SocketName::Service(instance) => instance,
+            SocketName::Exchange(name) => {
+                self.exchanges.get(&name).map(|exchange| exchange.instance).unwrap_or_default()
+            }
+        }
+    }
+
+    pub(super) fn collect_departures(&mut self, instance: InstanceId) {
+        let Some(network) = self.networks.get_mut(usize::from(instance.0)) else { return };
+        for sender in network.service.senders() {
+            network.departures.collect(sender, &mut self.events);
             // Nothing is received there but what ICMP says, which would keep the descriptor ready.
             let _ = sender.receive();
         }

@@ -14,6 +14,7 @@ use crate::sys::socket::TalkSocket;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// The first addresses of both multicast ranges are reserved: RFC 5771 section 4 and RFC 4291 section 2.7.1.
@@ -28,6 +29,7 @@ pub(super) type Listening = (IpAddr, u32);
 /// The sockets.
 #[derive(Debug)]
 pub(super) struct Service {
+    place: Arc<super::Place>,
     port: u16,
     ipv4: Option<TalkSocket>,
     ipv6: Option<TalkSocket>,
@@ -44,8 +46,8 @@ struct Listener {
 }
 
 impl Service {
-    pub(super) const fn new(port: u16) -> Self {
-        Self { port, ipv4: None, ipv6: None, places: BTreeMap::new(), failed: BTreeMap::new() }
+    pub(super) const fn new(place: Arc<super::Place>, port: u16) -> Self {
+        Self { place, port, ipv4: None, ipv6: None, places: BTreeMap::new(), failed: BTreeMap::new() }
     }
 
     /// What sends to an address of this family.
@@ -56,7 +58,11 @@ impl Service {
         };
         match slot {
             Some(socket) => Ok(socket),
-            None => Ok(slot.insert(TalkSocket::bound(SocketAddr::new(group, self.port))?)),
+            None => {
+                let address = SocketAddr::new(group, self.port);
+                let opened = self.place.inside(|| TalkSocket::bound(address, self.place.device()))??;
+                Ok(slot.insert(opened))
+            }
         }
     }
 
@@ -77,7 +83,7 @@ impl Service {
 
     /// Listens at exactly what the configuration wants and the interfaces of now allow.
     pub(super) fn sync(&mut self, config: &Config, view: &View) {
-        let wanted = wanted(config, view);
+        let wanted = wanted(config, &self.place.name, view);
         let mut failed = BTreeMap::new();
         self.places.retain(|place, _| wanted.contains_key(place));
         for (place, interfaces) in wanted {
@@ -87,7 +93,7 @@ impl Service {
         }
         for (what, error) in &failed {
             if self.failed.get(what) != Some(error) {
-                warn!(at = what, error, "not listened at; it is tried again");
+                warn!(instance = self.place.label(), at = what, error, "not listened at; it is tried again");
             }
         }
         self.failed = failed;
@@ -107,8 +113,8 @@ impl Service {
                     IpAddr::V4(_) => SocketAddr::new(address, self.port),
                     IpAddr::V6(address) => SocketAddrV6::new(address, self.port, 0, scope).into(),
                 };
-                let socket = TalkSocket::bound(local)?;
-                info!(%address, "listening");
+                let socket = self.place.inside(|| TalkSocket::bound(local, self.place.device()))??;
+                info!(instance = self.place.label(), %address, "listening");
                 room.insert(Listener { socket, joined: BTreeSet::new() })
             }
         };
@@ -139,9 +145,11 @@ impl Service {
 }
 
 /// Addresses to listen at, and for groups the interfaces.
-fn wanted(config: &Config, view: &View) -> BTreeMap<Listening, BTreeSet<u32>> {
-    let clients = config.sources.broadcast_clients.iter().map(|one| (one.address, one.interface.as_deref()));
-    let servers = config.sources.manycast_servers.iter().map(|one| (one.address, one.interface.as_deref()));
+fn wanted(config: &Config, instance: &str, view: &View) -> BTreeMap<Listening, BTreeSet<u32>> {
+    let clients = config.sources.broadcast_clients.iter().filter(|one| one.instance == instance);
+    let clients = clients.map(|one| (one.address, one.interface.as_deref()));
+    let servers = config.sources.manycast_servers.iter().filter(|one| one.instance == instance);
+    let servers = servers.map(|one| (one.address, one.interface.as_deref()));
     let mut wanted: BTreeMap<Listening, BTreeSet<u32>> = BTreeMap::new();
     for (address, name) in clients.chain(servers) {
         let is_meant = |interface: &&Interface| match name {

@@ -1,8 +1,9 @@
 //! What comes to port 123 and is no client's request: passed up by the workers, or heard at a group or broadcast address.
 
 use super::service::Listening;
-use super::{Associations, BatchClock, DATAGRAMS_PER_TURN, StampKind};
+use super::{Associations, BatchClock, DATAGRAMS_PER_TURN, Network, StampKind};
 use crate::control::{Access, Arrival, Delivery, Event, InstanceId, InterfaceIndex, SocketName};
+use crate::daemon::worker::Passed;
 use crate::serve::access::Action;
 use crate::sys::socket::Incoming;
 use crate::time::{Realtime, Timestamp};
@@ -14,53 +15,50 @@ pub const PASSED_OCTETS_MAX: usize = 256;
 
 impl Associations {
     /// A packet that came to an address of ours. `false`: nobody waited for it.
-    pub fn take(
-        &mut self,
-        payload: &[u8],
-        source: SocketAddr,
-        destination: SocketAddr,
-        receive_timestamp: Timestamp<Realtime>,
-        stamp: StampKind,
-    ) -> bool {
-        let interface = match destination {
+    pub(in crate::daemon) fn take(&mut self, passed: &Passed) -> bool {
+        let interface = match passed.destination {
             SocketAddr::V6(destination) => InterfaceIndex(destination.scope_id()),
             SocketAddr::V4(_) => InterfaceIndex(0),
         };
-        let (local, delivery) = (destination.ip(), Delivery::Unicast);
-        self.arrive(payload, source, local, delivery, interface, receive_timestamp, stamp)
+        let stamp = if passed.is_stamped { StampKind::Kernel } else { StampKind::Daemon };
+        let (local, delivery) = (passed.destination.ip(), Delivery::Unicast);
+        let (instance, stamped) = (passed.instance, (passed.receive_timestamp, stamp));
+        self.arrive(passed.payload(), instance, passed.source, local, delivery, interface, stamped)
     }
 
     #[expect(clippy::too_many_arguments, reason = "they are the fields of an arrival")]
     fn arrive(
         &mut self,
         payload: &[u8],
+        instance: InstanceId,
         remote: SocketAddr,
         local: IpAddr,
         delivery: Delivery,
         interface: InterfaceIndex,
-        receive_timestamp: Timestamp<Realtime>,
-        stamp: StampKind,
+        (receive_timestamp, stamp): (Timestamp<Realtime>, StampKind),
     ) -> bool {
         let Ok(packet) = Packet::parse(payload) else { return false };
         // What left before this came is told first. Strangers come by the thousand, so the kernel is not asked for nothing.
-        if self.departures.next().is_some() {
-            for sender in self.service.senders() {
-                self.departures.collect(sender, &mut self.events);
+        if let Some(Network { service, departures, .. }) = self.networks.get_mut(usize::from(instance.0))
+            && departures.next().is_some()
+        {
+            for sender in service.senders() {
+                departures.collect(sender, &mut self.events);
             }
-            self.departures.give_up(&mut self.events);
+            departures.give_up(&mut self.events);
         }
         self.run();
         let before = self.unwanted();
         self.events.push_back(Event::Packet(Arrival {
-            socket: SocketName::Service(InstanceId(0)),
-            instance: InstanceId(0),
+            socket: SocketName::Service(instance),
+            instance,
             interface,
             remote,
             local,
             delivery,
             receive_timestamp: receive_timestamp.to_ntp(),
             stamp,
-            access: self.access_of(remote),
+            access: self.access_of(instance, remote),
             authentication: self.keys.verify(payload),
             header: *packet.header,
         }));
@@ -74,10 +72,13 @@ impl Associations {
     }
 
     /// The access list is for those who come unasked; whom the configuration names has been let in by it.
-    fn access_of(&self, remote: SocketAddr) -> Access {
+    fn access_of(&self, instance: InstanceId, remote: SocketAddr) -> Access {
         let is_configured = || {
             let mut associations = self.controller.associations();
-            associations.any(|association| association.source.is_some() && association.remote == remote)
+            associations.any(|association| {
+                association.source.is_some()
+                    && (association.instance, association.remote) == (instance, remote)
+            })
         };
         match self.access.lookup(remote.ip()) {
             Action::Allow => Access::Allowed,
@@ -87,27 +88,27 @@ impl Associations {
     }
 
     /// What came to a group or broadcast address.
-    pub(super) fn listen(&mut self, place: Listening) {
+    pub(super) fn listen(&mut self, instance: InstanceId, place: Listening) {
         for _ in 0..DATAGRAMS_PER_TURN {
-            let Some(socket) = self.service.listener(place) else { return };
+            let Some(network) = self.networks.get(usize::from(instance.0)) else { return };
+            let Some(socket) = network.service.listener(place) else { return };
             let Ok(Some(incoming)) = socket.receive() else { return };
             let local = incoming.destination.unwrap_or(place.0);
             // A broadcast comes back to whoever sent it.
-            let is_own = incoming.source.port() == self.port && self.own.contains(&incoming.source.ip());
+            let is_own = incoming.source.port() == self.port && network.own.contains(&incoming.source.ip());
             if is_own || !(local.is_multicast() || local == place.0) {
                 continue;
             }
             let delivery = if local.is_multicast() { Delivery::Multicast } else { Delivery::Broadcast };
-            let (receive_timestamp, stamp) = stamped(&incoming);
             let interface = InterfaceIndex(incoming.interface);
             let _ = self.arrive(
                 incoming.payload(),
+                instance,
                 incoming.source,
                 local,
                 delivery,
                 interface,
-                receive_timestamp,
-                stamp,
+                stamped(&incoming),
             );
         }
     }

@@ -32,8 +32,9 @@ pub fn page(report: &StatusReport, by: &SourcesReport) -> String {
     service_time(&mut out, paths.map(|(name, path)| (name, &path.service_time)));
     let sockets = socket_counters(report);
     drops(&mut out, report, &paths, &sockets);
-    interfaces(&mut out, &report.interfaces);
-    queues(&mut out, &report.interfaces.iter().flat_map(|one| &one.queues).collect::<Vec<_>>());
+    let several = report.instances.len() > 1;
+    interfaces(&mut out, &report.interfaces, several);
+    queues(&mut out, &report.interfaces.iter().flat_map(|one| &one.queues).collect::<Vec<_>>(), several);
     let mut events = out.counter("timeball_socket_events_total", "Events of the kernel sockets, by kind.");
     sockets.iter().for_each(|(event, count)| events.sample(&[("event", event)], count));
     let mut packets = out.counter(
@@ -186,15 +187,17 @@ fn drops(
     );
     for interface in &report.interfaces {
         let name = ("interface", interface.name.as_str());
+        let of = instance(&interface.instance, report.instances.len() > 1);
         if let Some(count) = interface.nic_dropped {
-            drops.sample(&[("cause", "nic"), name], count);
+            drops.sample(&[("cause", "nic"), of, name], count);
         }
         if interface.path == "af-xdp" {
-            drops.sample(&[("cause", "access"), name], counted(&interface.verdicts, "dropped_denied"));
+            drops.sample(&[("cause", "access"), of, name], counted(&interface.verdicts, "dropped_denied"));
         }
         for queue in &interface.queues {
             let number = queue.queue.to_string();
-            let mut lost = |cause, count| drops.sample(&[("cause", cause), name, ("queue", &number)], count);
+            let mut lost =
+                |cause, count| drops.sample(&[("cause", cause), of, name, ("queue", &number)], count);
             lost("ring", counted(&queue.kernel, "rx_ring_full"));
             lost("frame", counted(&queue.kernel, "rx_dropped"));
             lost("reply", counted(&queue.counters, "tx_full") + counted(&queue.counters, "tx_dropped"));
@@ -214,7 +217,7 @@ fn drops(
     }
 }
 
-fn interfaces(out: &mut Exposition, interfaces: &[InterfaceReport]) {
+fn interfaces(out: &mut Exposition, interfaces: &[InterfaceReport], several: bool) {
     let mut info = out.gauge(
         "timeball_interface_info",
         "How an interface is served: path, and the rung of the ladder it stands on; always 1.",
@@ -222,11 +225,21 @@ fn interfaces(out: &mut Exposition, interfaces: &[InterfaceReport]) {
     for one in interfaces {
         // As the other families spell it.
         let path = one.path.replace('-', "_");
-        info.sample(&[("interface", &one.name), ("path", &path), ("rung", &one.rung)], 1);
+        info.sample(
+            &[
+                instance(&one.instance, several),
+                ("interface", &one.name),
+                ("path", &path),
+                ("rung", &one.rung),
+            ],
+            1,
+        );
     }
     let mut steered =
         out.gauge("timeball_interface_steered_addresses", "Addresses whose requests go to AF_XDP.");
-    interfaces.iter().for_each(|one| steered.sample(&[("interface", &one.name)], one.steered_addresses));
+    interfaces.iter().for_each(|one| {
+        steered.sample(&[instance(&one.instance, several), ("interface", &one.name)], one.steered_addresses)
+    });
     let mut verdicts = out.counter(
         "timeball_xdp_packets_total",
         "Packets that the XDP program saw, by its verdict: redirected to AF_XDP, passed to the kernel, or dropped.",
@@ -234,20 +247,24 @@ fn interfaces(out: &mut Exposition, interfaces: &[InterfaceReport]) {
     for one in interfaces.iter().filter(|one| one.path == "af-xdp") {
         for verdict in Verdict::ALL.map(Verdict::name) {
             let count = counted(&one.verdicts, verdict);
-            verdicts.sample(&[("interface", &one.name), ("verdict", verdict)], count);
+            verdicts.sample(
+                &[instance(&one.instance, several), ("interface", &one.name), ("verdict", verdict)],
+                count,
+            );
         }
     }
 }
 
-fn queues(out: &mut Exposition, queues: &[&QueueReport]) {
+fn queues(out: &mut Exposition, queues: &[&QueueReport], several: bool) {
     let numbers: Vec<String> = queues.iter().map(|queue| queue.queue.to_string()).collect();
-    let each = || queues.iter().zip(&numbers).map(|(queue, number)| (*queue, of_queue(queue, number)));
+    let each =
+        || queues.iter().zip(&numbers).map(|(queue, number)| (*queue, of_queue(queue, number, several)));
     let mut info =
         out.gauge("timeball_queue_info", "How an AF_XDP queue is served, and by which worker; always 1.");
-    for (queue, [interface, number]) in each() {
+    for (queue, [of, interface, number]) in each() {
         let mode = ("mode", if queue.zero_copy { "zero_copy" } else { "copy" });
         let worker = queue.worker.to_string();
-        info.sample(&[interface, number, ("worker", &worker), mode, ("pages", &queue.pages)], 1);
+        info.sample(&[of, interface, number, ("worker", &worker), mode, ("pages", &queue.pages)], 1);
     }
     let mut events = out.counter(
         "timeball_queue_events_total",
@@ -278,14 +295,19 @@ fn queues(out: &mut Exposition, queues: &[&QueueReport]) {
     }
 }
 
-fn of_queue<'q>(queue: &'q QueueReport, number: &'q str) -> [(&'static str, &'q str); 2] {
-    [("interface", &queue.interface), ("queue", number)]
+fn of_queue<'q>(queue: &'q QueueReport, number: &'q str, several: bool) -> [(&'static str, &'q str); 3] {
+    [instance(&queue.instance, several), ("interface", &queue.interface), ("queue", number)]
+}
+
+/// The label that tells instances apart, where there are several. (`instance` is Prometheus's own word for whom it asks.)
+pub(super) const fn instance(name: &str, several: bool) -> (&'static str, &str) {
+    ("ntp_instance", if several { name } else { "" })
 }
 
 /// A sample for each name, which becomes a further label.
-fn by_name(family: &mut Family<'_>, labels: [(&str, &str); 2], label: &str, counts: &BTreeMap<String, u64>) {
-    let [first, second] = labels;
-    counts.iter().for_each(|(name, count)| family.sample(&[first, second, (label, name)], count));
+fn by_name(family: &mut Family<'_>, labels: [(&str, &str); 3], label: &str, counts: &BTreeMap<String, u64>) {
+    let [first, second, third] = labels;
+    counts.iter().for_each(|(name, count)| family.sample(&[first, second, third, (label, name)], count));
 }
 
 /// Over all workers.

@@ -5,7 +5,7 @@
 //! and has no series of his own.
 
 use super::exposition::{Exposition, Kind};
-use super::page::histogram;
+use super::page::{histogram, instance};
 use crate::daemon::associations::{ControlReport, SourceReport, SourcesReport, SynchronisationReport};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -99,6 +99,7 @@ pub(super) fn sources(out: &mut Exposition, report: &SourcesReport) {
     let mut counts = out.gauge("timeball_sources", "Associations that could give time, and those that do.");
     counts.sample(&[("state", "configured")], synchronisation.sources);
     counts.sample(&[("state", "used")], synchronisation.used);
+    let several = report.instances.len() > 1;
     let shown: Vec<&SourceReport> =
         report.sources.iter().filter(|row| !row.name.is_empty()).take(SHOWN_MAX).collect();
     let mut info = out.gauge(
@@ -107,17 +108,20 @@ pub(super) fn sources(out: &mut Exposition, report: &SourcesReport) {
     );
     let states: BTreeSet<_> = shown
         .iter()
-        .map(|row| [&labels(row)[..], &[("mode", row.mode.as_str()), ("state", row.state.as_str())]].concat())
+        .map(|row| {
+            [&labels(row, several)[..], &[("mode", row.mode.as_str()), ("state", row.state.as_str())]]
+                .concat()
+        })
         .collect();
     states.iter().for_each(|labels| info.sample(labels, 1));
     let mut told = BTreeSet::new();
     let givers: Vec<_> =
-        shown.iter().filter(|row| row.sign != " ").filter(|row| told.insert(labels(row))).collect();
+        shown.iter().filter(|row| row.sign != " ").filter(|row| told.insert(labels(row, several))).collect();
     for (name, help, value) in METRICS {
         let mut family = out.gauge(name, help);
         for row in &givers {
             if let Some(value) = value(row) {
-                family.sample(&labels(row), value);
+                family.sample(&labels(row, several), value);
             }
         }
     }
@@ -125,7 +129,7 @@ pub(super) fn sources(out: &mut Exposition, report: &SourcesReport) {
         out.counter("timeball_source_packets_total", "Packets exchanged with a source, by direction.");
     let mut sums = BTreeMap::<_, [u64; 2]>::new();
     for row in shown.iter().filter(|row| row.address.is_some()) {
-        let [sent, received] = sums.entry(labels(row)).or_default();
+        let [sent, received] = sums.entry(labels(row, several)).or_default();
         *sent += row.sent;
         *received += row.received;
     }
@@ -136,8 +140,12 @@ pub(super) fn sources(out: &mut Exposition, report: &SourcesReport) {
 }
 
 /// What tells one source that gives time from another. (One group may be spoken to on two networks: that is one series.)
-fn labels(row: &SourceReport) -> [(&'static str, &str); 2] {
-    [("source", &row.name), ("address", row.address.as_deref().unwrap_or_default())]
+fn labels(row: &SourceReport, several: bool) -> [(&'static str, &str); 3] {
+    [
+        instance(&row.instance, several),
+        ("source", &row.name),
+        ("address", row.address.as_deref().unwrap_or_default()),
+    ]
 }
 
 /// The core itself.

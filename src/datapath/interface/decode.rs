@@ -33,6 +33,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
@@ -111,7 +112,7 @@ fn decode_link(payload: &[u8]) -> Option<Interface> {
     }
     let (mut name, mut mtu, mut mac, mut kind) = (None, None, None, None);
     let (mut rx_queues, mut tx_queues) = (None, None);
-    let (mut parent, mut parent_elsewhere, mut tag) = (None, false, None);
+    let (mut parent, mut parent_elsewhere, mut tag, mut master) = (None, false, None, None);
     for nla in NlasIterator::new(payload.get(LINK_HEADER..)?) {
         let nla = nla.ok()?;
         let wanted = [
@@ -119,6 +120,7 @@ fn decode_link(payload: &[u8]) -> Option<Interface> {
             IFLA_IFNAME,
             IFLA_MTU,
             IFLA_LINK,
+            IFLA_MASTER,
             IFLA_LINKINFO,
             IFLA_NUM_TX_QUEUES,
             IFLA_NUM_RX_QUEUES,
@@ -132,6 +134,7 @@ fn decode_link(payload: &[u8]) -> Option<Interface> {
             Ok(LinkAttribute::Mtu(value)) => mtu = Some(value),
             Ok(LinkAttribute::Address(value)) => mac = <[u8; 6]>::try_from(value).ok(),
             Ok(LinkAttribute::Link(value)) => parent = Some(value),
+            Ok(LinkAttribute::Controller(value)) => master = Some(value),
             Ok(LinkAttribute::LinkNetNsId(_)) => parent_elsewhere = true,
             Ok(LinkAttribute::NumRxQueues(value)) => rx_queues = Some(value),
             Ok(LinkAttribute::NumTxQueues(value)) => tx_queues = Some(value),
@@ -158,6 +161,7 @@ fn decode_link(payload: &[u8]) -> Option<Interface> {
         mtu: mtu?,
         mac,
         kind,
+        master,
         rx_queues,
         tx_queues,
         vlan: match (parent, tag) {

@@ -21,6 +21,7 @@ fn igc() -> InterfaceFacts {
             rx_queues: Some(8),
             tx_queues: Some(8),
             vlan: None,
+            master: None,
             arrival: 1,
         },
         addresses: Vec::new(),
@@ -111,6 +112,7 @@ fn stripping_is_switched_off_where_it_can_be() {
     );
     let required = VlanPlan::TurnOff { features, required: true };
     assert_eq!(VlanPlan::decide(&igc(), &[[7, 0]]), required);
+    assert_eq!(VlanPlan::decide(&igc(), &[]).with_vlans(), required, "they may be in another namespace");
     assert_eq!(VlanPlan::decide(&with_child(igc()), &[]), required);
 }
 
@@ -121,6 +123,7 @@ fn stripping_for_good_forbids_redirection_where_there_are_vlans() {
         let facts = InterfaceFacts { stripping, ..igc() };
         assert!(matches!(VlanPlan::decide(&facts, &[]), VlanPlan::Accept { .. }));
         assert_eq!(ladder(&facts), "YYYYY");
+        assert!(matches!(VlanPlan::decide(&facts, &[]).with_vlans(), VlanPlan::Refuse { .. }));
         assert!(matches!(VlanPlan::decide(&facts, &[[7, 0]]), VlanPlan::Refuse { .. }));
         let facts = with_child(facts);
         assert!(matches!(VlanPlan::decide(&facts, &[]), VlanPlan::Refuse { .. }));

@@ -31,6 +31,8 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// What the kernel calls its kind: "veth", "vlan", ...; physical devices have none.
     pub kind: Option<String>,
+    /// Index of the interface that it is enslaved to: a bridge, a bond, a VRF.
+    pub master: Option<u32>,
     /// Receive queues it was made with (in use: ask ethtool).
     pub rx_queues: Option<u32>,
     /// Transmit queues it was made with.
@@ -129,8 +131,8 @@ pub enum Event {
 /// Every interface and address that we know of.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    interfaces: BTreeMap<u32, Interface>,
-    addresses: BTreeMap<AddressKey, Address>,
+    pub(super) interfaces: BTreeMap<u32, Interface>,
+    pub(super) addresses: BTreeMap<AddressKey, Address>,
     arrivals: u64,
 }
 

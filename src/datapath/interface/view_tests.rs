@@ -12,6 +12,7 @@ fn link(ifindex: u32, name: &str) -> Interface {
         rx_queues: Some(1),
         tx_queues: Some(1),
         vlan: None,
+        master: None,
         arrival: 0,
     }
 }

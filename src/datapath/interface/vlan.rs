@@ -87,6 +87,16 @@ impl VlanPlan {
         if required { Self::Refuse { reason } } else { Self::Accept { reason } }
     }
 
+    /// The same where VLANs may be on top of the interface that are not seen from here, in another network namespace.
+    #[must_use]
+    pub fn with_vlans(self) -> Self {
+        match self {
+            Self::TurnOff { features, .. } => Self::TurnOff { features, required: true },
+            Self::Accept { reason } => Self::Refuse { reason },
+            other => other,
+        }
+    }
+
     /// Does what was decided, to the interface with this index in the calling thread's network namespace. Some NICs
     /// drop their link for some seconds when stripping is switched. Keep the guard as long as frames are redirected.
     ///

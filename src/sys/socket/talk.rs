@@ -10,7 +10,7 @@
 use super::address::RawAddress;
 use super::control_message::{Messages, Writer};
 use super::stamp::receive_stamp;
-use super::{local_address, open, set_option, set_option_octets};
+use super::{bind_to_device, local_address, open, set_option, set_option_octets};
 use crate::time::{Realtime, Timestamp};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -85,12 +85,13 @@ pub struct TalkSocket {
 }
 
 impl TalkSocket {
-    /// With a random port of the kernel's choice (RFC 9109), and to this address only.
+    /// With a random port of the kernel's choice (RFC 9109), and to this address only; if there is a `device`, an interface or
+    /// VRF, through that only.
     ///
     /// # Errors
     /// What the kernel says: no route, out of descriptors.
-    pub fn connected(remote: SocketAddr) -> io::Result<Self> {
-        let fd = prepare(remote.is_ipv4())?;
+    pub fn connected(remote: SocketAddr, device: Option<&str>) -> io::Result<Self> {
+        let fd = prepare(remote.is_ipv4(), device)?;
         let name = RawAddress::from(remote);
         // SAFETY: `name` is a sockaddr of the length it states, and lives through the call.
         let result = unsafe { libc::connect(fd.as_raw_fd(), name.as_ptr(), name.length()) };
@@ -100,11 +101,12 @@ impl TalkSocket {
     /// Bound to a multicast group or broadcast address. What is sent from here comes from an address of ours that routing
     /// (or the sender) chooses, and from this port; what is sent to the address is received, a group's only if it was
     /// joined *here*, and nothing else. So it stands beside the sockets that are bound to our addresses.
+    /// `device`: as for [`Self::connected`].
     ///
     /// # Errors
     /// What the kernel says: the port is taken or privileged, the address is none of this machine's networks.
-    pub fn bound(address: SocketAddr) -> io::Result<Self> {
-        let fd = prepare(address.is_ipv4())?;
+    pub fn bound(address: SocketAddr, device: Option<&str>) -> io::Result<Self> {
+        let fd = prepare(address.is_ipv4(), device)?;
         if address.is_ipv4() {
             set_option(&fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1)?;
             set_option(&fd, libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0)?;
@@ -347,8 +349,11 @@ fn arrival(control: &[u8]) -> (Option<IpAddr>, u32) {
 }
 
 /// A socket that tells all it can. What is refused is done without.
-fn prepare(is_ipv4: bool) -> io::Result<OwnedFd> {
+fn prepare(is_ipv4: bool, device: Option<&str>) -> io::Result<OwnedFd> {
     let fd = open(if is_ipv4 { libc::AF_INET } else { libc::AF_INET6 })?;
+    if let Some(device) = device {
+        bind_to_device(&fd, device)?;
+    }
     let _ = match is_ipv4 {
         true => set_option(&fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
         false => set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
@@ -378,7 +383,7 @@ mod tests {
     fn what_leaves_is_stamped_and_what_comes_says_whence_and_when() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let server = std::net::UdpSocket::bind(address).unwrap();
-            let client = TalkSocket::connected(server.local_addr().unwrap()).unwrap();
+            let client = TalkSocket::connected(server.local_addr().unwrap(), None).unwrap();
             assert_ne!(client.local_address().port(), 0);
             let before = clock::realtime();
             client.send(b"question", &Outgoing::default()).unwrap();
@@ -411,7 +416,7 @@ mod tests {
     #[test]
     fn what_is_too_long_is_passed_over_and_a_closed_port_is_an_error_once() {
         let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let client = TalkSocket::connected(server.local_addr().unwrap()).unwrap();
+        let client = TalkSocket::connected(server.local_addr().unwrap(), None).unwrap();
         server.send_to(&[7; OCTETS_MAX + 1], client.local_address()).unwrap();
         server.send_to(b"short", client.local_address()).unwrap();
         wait(&client);
