@@ -95,6 +95,11 @@ mod tests {
         assert_eq!(poll(&mut entries, Some(Duration::from_secs(10))).unwrap(), 1);
         let answers = resolver.answers();
         assert_eq!((answers.len(), answers[0].source), (1, SourceId(7)));
+        // A minimal system has no /etc/hosts, and so no localhost.
+        if ("localhost", 123).to_socket_addrs().is_err() {
+            assert!(answers[0].addresses.is_err());
+            return;
+        }
         let addresses = answers[0].addresses.as_ref().unwrap();
         assert!(addresses.iter().all(IpAddr::is_loopback) && !addresses.is_empty(), "{addresses:?}");
     }
