@@ -47,8 +47,13 @@ struct Limits {
 }
 
 /// As issue 4 has them.
-const EXACT: Limits =
-    Limits { window: 16, pairs: 5, microseconds_per_packet: 8.0, polls_in_time: 1.0, worker_p99_ratio: Some(1.1) };
+const EXACT: Limits = Limits {
+    window: 16,
+    pairs: 5,
+    microseconds_per_packet: 8.0,
+    polls_in_time: 1.0,
+    worker_p99_ratio: Some(1.1),
+};
 
 /// For a debug build beside other tests' leftovers on two cores: a fault of the order of what was found and mended, such as a
 /// walk through all sources for each packet, still fails it.
