@@ -91,11 +91,18 @@ impl SystemSnapshot {
         let age = time - self.reference_timestamp;
         let growth = match NtpShort::from_duration_rounded_up(age) {
             // 18 hours, which is half of the longest poll interval.
-            NtpShort::MAX => age * self.dispersion_rate,
+            NtpShort::MAX => growth_of_days(age, self.dispersion_rate),
             age => age.growth(self.dispersion_rate),
         };
         NtpShort::from_duration_rounded_up(self.root_dispersion + growth)
     }
+}
+
+/// Of an age that is beyond [`NtpShort`]. Apart, since it is rare and every reply would pay for it.
+#[cold]
+#[inline(never)]
+fn growth_of_days(age: NtpDuration, rate: Ppm) -> NtpDuration {
+    age * rate
 }
 
 #[cfg(test)]
