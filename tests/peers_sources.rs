@@ -126,6 +126,9 @@ fn names_are_resolved_and_a_pool_has_several_members() {
     if !can_have_labs() {
         return;
     }
+    if std::net::ToSocketAddrs::to_socket_addrs("localhost:123").is_err() {
+        return common::skip("this machine has no localhost: there is no /etc/hosts");
+    }
     let lab = lab();
     let Some(_server) = Peer::start_beside(&lab, Kind::Chronyd, "local stratum 3\nport 11123") else {
         return;

@@ -10,7 +10,6 @@ use super::clock;
 use crate::time::NtpDuration;
 use std::ffi::CString;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -52,19 +51,6 @@ impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// Moves the calling thread, and no other, into a new network namespace, which lasts as long as the thread or what is
-/// returned. It has nothing but a loopback interface that is down.
-///
-/// # Errors
-/// What the kernel said: EPERM without CAP_SYS_ADMIN.
-pub fn leave_network_namespace() -> io::Result<File> {
-    // SAFETY: takes an integer and touches no memory of ours.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    File::open("/proc/thread-self/ns/net")
 }
 
 /// One descriptor that [`poll`] waits for, and what was found.

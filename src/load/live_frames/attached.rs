@@ -11,8 +11,7 @@ use super::program::Program;
 use crate::load::engine::{EngineError, Scene};
 use crate::sys::bpf::{AttachMode, create_tcx_link, create_xdp_link, detach_link, update_link};
 use crate::sys::ethtool::Ethtool;
-use crate::sys::process::leave_network_namespace;
-use std::fs::File;
+use crate::sys::namespace;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -37,7 +36,7 @@ enum Sender {
     /// It is the judge's program too.
     There,
     /// The link, and the namespace, which lives as long as somebody holds it.
-    Elsewhere(OwnedFd, #[expect(dead_code, reason = "held, not used")] File),
+    Elsewhere(OwnedFd, #[expect(dead_code, reason = "held, not used")] OwnedFd),
 }
 
 impl Attached {
@@ -91,7 +90,7 @@ impl Attached {
                 update_link(link, program.fd()).and_then(|()| update_link(&self.judge, program.hear_skb()))
             }
         };
-        updated.map_err(|error| EngineError(format!("{}: XDP link lost: {error}", self.interface)))
+        updated.map_err(|error| EngineError(format!("{}: link of the program lost: {error}", self.interface)))
     }
 }
 
@@ -113,7 +112,7 @@ fn is_veth(interface: &str) -> bool {
 fn behind(program: &Program, scene: &Scene) -> io::Result<(OwnedFd, Sender)> {
     let sender = thread::scope(|scope| {
         let elsewhere = scope.spawn(|| -> io::Result<Sender> {
-            let namespace = leave_network_namespace()?;
+            let namespace = namespace::enter_new()?;
             let link = create_xdp_link(program.fd(), LOOPBACK_IFINDEX, AttachMode::Skb)?;
             Ok(Sender::Elsewhere(link, namespace))
         });
