@@ -343,7 +343,7 @@ mod tests {
         for text in ["0.0.0.0", "::", "224.0.1.1", "ff05::101", "255.255.255.255", "::ffff:224.0.1.1"] {
             assert_eq!(host(text), None, "{text}");
         }
-        for text in ["fe80::1", "2001:db8::1%eth0", "::ffff:192.0.2.1%eth0", "fe80::1%eth0%eth1"] {
+        for text in ["fe80::1", "2001:db8::1%eth0", "::ffff:192.0.2.1%eth0"] {
             assert_eq!(host(text), None, "{text}");
         }
     }

@@ -69,7 +69,7 @@ pub enum Farewell {
     WorseStratum,
     /// A passive end whose peer is passive, too.
     BothPassive,
-    /// A passive end whose peer the configuration names now.
+    /// It came unasked, or a name led to it, and now the configuration has it as a source of its own.
     Configured,
     /// The search for servers starts over.
     SearchedAnew,
@@ -107,7 +107,7 @@ impl fmt::Display for News {
                 write!(formatter, "the peer {remote} is passive like us, so neither can lead; it is dropped")
             }
             Self::Demobilised { remote, reason: Farewell::Configured } => {
-                write!(formatter, "the peer {remote} is configured now, and no longer a guest")
+                write!(formatter, "{remote} is a source by itself now")
             }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();

@@ -82,10 +82,9 @@ impl Controller {
     /// Those of these addresses that are no member anywhere, do not refuse us, and were not given up lately.
     fn fresh(&self, source: SourceId, remotes: &[SocketAddr]) -> Vec<SocketAddr> {
         let Some(entry) = self.sources.get(&source) else { return Vec::new() };
-        let instance = entry.configuration().instance;
         let is_fresh = |remote: &SocketAddr| {
             is_server_address(*remote)
-                && !self.is_taken(instance, *remote)
+                && !self.is_taken(entry.configuration(), *remote)
                 && !entry.refuses(*remote)
                 && !entry.tried.contains(remote)
         };

@@ -185,7 +185,13 @@ fn read_drift(file: &DriftFile) -> Option<Ppm> {
             info!(file = %shown, ppm = frequency.ppm(), "drift file read");
             Some(frequency)
         }
-        Ok(None) => None,
+        Ok(None) => {
+            // Found out an hour later otherwise, when it is first written.
+            if file.path().parent().is_some_and(|folder| !folder.is_dir()) {
+                warn!(file = %shown, "the folder of the drift file does not exist");
+            }
+            None
+        }
         Err(error) => {
             warn!(file = %shown, %error, "the drift file is of no use");
             None
