@@ -5,9 +5,9 @@
 mod common;
 
 use common::peers::lab;
-use common::{Daemon, Lab, can_have_labs, eventually, run_well};
+use common::{Daemon, Lab, TIMEBALL, can_have_labs, eventually, run_well};
 use serde_json::Value;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 /// The row of this mode and name, once its reason contains these words.
 #[track_caller]
@@ -114,6 +114,23 @@ fn a_listener_at_an_address_of_ours_is_refused_and_clients_are_answered() {
     for server in ["10.99.1.1", "10.99.1.9"] {
         lab.answers_eventually(server);
     }
+}
+
+/// `timeball sources --json | head -c 1` of more than a pipe holds.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = lab();
+    let server = |number: u16| format!("[[server]]\naddress = \"10.99.1.2\"\nport = {number}\n");
+    let many: String = (1000..1200).map(server).collect();
+    let daemon = Daemon::start(&lab, &format!("datapath = \"socket\"\n{many}"));
+    let script = format!(
+        "set -o pipefail; {TIMEBALL} sources --json --socket {} | head -c 1",
+        daemon.socket().display()
+    );
+    assert_eq!(run_well(Command::new("bash").args(["-c", &script])), "{");
 }
 
 /// "It is tried again": nothing about the interfaces changes when another program goes.

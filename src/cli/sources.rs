@@ -7,6 +7,7 @@ use super::table::columns;
 use crate::daemon::associations::{SourceReport, SourcesReport, SynchronisationReport};
 use crate::time::NtpDuration;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 /// How much of a name the table shows: an IPv6 address with a scope fits.
 const NAME_SHOWN_MAX: usize = 48;
@@ -80,9 +81,10 @@ fn name_of(source: &SourceReport) -> String {
         Some(bare) => bare.trim_start_matches('[').trim_end_matches(']'),
         None => address,
     };
+    let host = address.parse::<SocketAddr>().map(|address| address.ip().to_string());
     // An interface's name says more than its number.
     let is_scoped = |(host, _)| address.split_once('%').is_some_and(|(same, _)| same == host);
-    if source.name.is_empty() || source.name == address {
+    if source.name.is_empty() || source.name == address || host.is_ok_and(|host| host == source.name) {
         address.to_owned()
     } else if source.name.split_once('%').is_some_and(is_scoped) {
         shown
@@ -219,6 +221,8 @@ synchronised to 192.0.2.1:123, 1 of 2 sources used, last offset +5.00 us, jitter
         assert_eq!(named(&long, Some("192.0.2.1:123")), format!("{cut} (192.0.2.1)"));
         let address = "2001:db8:1111:2222:3333:4444:5555:6666";
         assert_eq!(named(address, Some(&format!("[{address}]:123"))), address);
+        assert_eq!(named("192.0.2.1", Some("192.0.2.1:1123")), "192.0.2.1:1123");
+        assert_eq!(named("2001:db8::1", Some("[2001:db8::1]:1123")), "[2001:db8::1]:1123");
         assert_eq!(named("fe80::1%eth0", Some("[fe80::1%2]:123")), "fe80::1%eth0");
         assert_eq!(named(&"\u{e9}".repeat(48), None).chars().count(), 48, "characters, not octets");
     }

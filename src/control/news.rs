@@ -109,6 +109,10 @@ impl fmt::Display for News {
             Self::Demobilised { remote, reason: Farewell::Configured } => {
                 write!(formatter, "{remote} is a source by itself now")
             }
+            // No other changes it.
+            Self::Kissed { remote, kiss, .. } if *kiss != Kiss::Rate => {
+                write!(formatter, "{remote} says {kiss}")
+            }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();
                 write!(formatter, "{remote} says {kiss}; it is asked every {seconds:.0} s from now on")
@@ -128,5 +132,21 @@ impl fmt::Display for News {
                  is done; set the clock by hand, or allow the step at the start"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ReferenceId;
+
+    #[test]
+    fn only_rate_is_said_to_change_the_interval() {
+        let said = |kiss| {
+            let remote = "192.0.2.1:123".parse().unwrap();
+            News::Kissed { remote, kiss, interval: Log2Seconds(7) }.to_string()
+        };
+        assert_eq!(said(Kiss::Rate), "192.0.2.1:123 says RATE; it is asked every 128 s from now on");
+        assert_eq!(said(Kiss::Other(ReferenceId(*b"INIT"))), "192.0.2.1:123 says INIT");
     }
 }
