@@ -115,6 +115,11 @@ pub(super) fn synchronisation(report: &SynchronisationReport, several: bool) -> 
     let mut line = match &report.system_peer {
         // What is served then is not by them, and `timeball status` has it.
         None if report.sources == 0 => return "nobody gives us time here".to_owned(),
+        Some(peer) if !report.synchronised => {
+            format!(
+                "not synchronised: by {peer}{instance}, which is selected, this clock is too far off to be served"
+            )
+        }
         Some(peer) => {
             format!("synchronised to {peer}{instance}, {} of {} sources used", report.used, report.sources)
         }
@@ -169,6 +174,7 @@ mod tests {
             steering: true,
             system_peer: Some("192.0.2.1:123".into()),
             system_peer_instance: Some("default".into()),
+            synchronised: true,
             offset_seconds: Some(5e-6),
             jitter_seconds: Some(1e-6),
             frequency_ppm: Some(-3.5),
@@ -199,6 +205,9 @@ synchronised to 192.0.2.1:123, 1 of 2 sources used, last offset +5.00 us, jitter
         let starts = ["S  instance  mode", "*  red       server", "?  blue      server"];
         assert!(shown.lines().zip(starts).all(|(line, start)| line.starts_with(start)), "{shown}");
         assert!(shown.contains("synchronised to 192.0.2.1:123 in red, 1 of"), "{shown}");
+        report.synchronisation.synchronised = false;
+        let shown = text(&report);
+        assert!(shown.contains("\nnot synchronised: by 192.0.2.1:123 in red, which is selected"), "{shown}");
         assert_eq!(text(&SourcesReport::default()), "no sources are configured\n");
         let broadcast =
             SourceReport { sign: " ".into(), mode: "broadcast".into(), ..SourceReport::default() };

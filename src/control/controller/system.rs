@@ -34,6 +34,8 @@ pub struct System {
     pub jitter: NtpDuration,
     /// What is served.
     pub snapshot: SystemSnapshot,
+    /// Is that the system peer's time? Not if it is beyond what may be served, or beyond the panic threshold.
+    pub is_followed: bool,
     /// What is served while no source is selected.
     fallback: SystemSnapshot,
     /// The time constant.
@@ -56,6 +58,7 @@ impl System {
             offset: NtpDuration::ZERO,
             jitter: NtpDuration::ZERO,
             snapshot: SystemSnapshot::unsynchronised(options.precision),
+            is_followed: false,
             fallback: SystemSnapshot::unsynchronised(options.precision),
             poll: SystemPoll::new(poll_min, poll_max),
             updated: None,
@@ -173,6 +176,7 @@ impl Controller {
     /// the best guess. A slew that is under way works off an offset that was believed, and ends by itself.)
     fn lose_reference(&mut self) {
         self.system.is_panicking = false;
+        self.system.is_followed = false;
         self.follow(None);
         self.publish(self.system.fallback);
     }
@@ -212,6 +216,7 @@ impl Controller {
         let half_delay = NtpDuration::from_bits(snapshot.root_delay.to_bits() / 2);
         let is_time = snapshot.stratum < STRATUM_UNSYNCHRONISED
             && half_delay + snapshot.root_dispersion < DISPERSION_MAX;
+        self.system.is_followed = is_time;
         self.publish(if is_time { snapshot } else { self.system.fallback });
     }
 
@@ -258,6 +263,7 @@ impl Controller {
             self.system.is_panicking = true;
             self.report(None, News::Panic(offset));
         }
+        self.system.is_followed = false;
         self.publish(SystemSnapshot::unsynchronised(self.options.precision));
     }
 

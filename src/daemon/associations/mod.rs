@@ -249,8 +249,8 @@ impl Associations {
     pub fn tick(&mut self) {
         // Before the keeper looks how many there have been: a leap second.
         self.run();
-        let frequency = self.controller.system().peer.is_some().then(|| self.snapshot.read());
-        self.keeper.tick(frequency.as_ref(), self.controller.system().jitter);
+        let followed = self.controller.system().is_followed.then(|| self.snapshot.read());
+        self.keeper.tick(followed.as_ref(), self.controller.system().jitter);
     }
 
     /// Leaves the clock running at the frequency that it needs.

@@ -30,8 +30,11 @@ pub struct SourcesReport {
 pub struct SynchronisationReport {
     /// Is the clock steered, or only measured?
     pub steering: bool,
-    /// The system peer, whom our clients are told that we follow.
+    /// The system peer, whom our clients are told that we follow, if `synchronised`.
     pub system_peer: Option<String>,
+    /// Is what is served its time? Not if our clock is too far off by it.
+    #[serde(default)]
+    pub synchronised: bool,
     /// In which instance that is.
     #[serde(default)]
     pub system_peer_instance: Option<String>,
@@ -162,10 +165,16 @@ impl Associations {
         ControlReport { lateness: (&self.lateness).into(), packets: counts.chain(failures).collect() }
     }
 
+    /// Is a source selected?
+    #[must_use]
+    pub fn is_following(&self) -> bool {
+        self.controller.system().peer.is_some()
+    }
+
     /// Is what is served the time of a source?
     #[must_use]
     pub fn is_synchronised(&self) -> bool {
-        self.controller.system().peer.is_some() && self.controller.system().snapshot.is_synchronised()
+        self.controller.system().is_followed
     }
 
     /// The whole in short.
@@ -179,6 +188,7 @@ impl Associations {
         SynchronisationReport {
             steering,
             system_peer: system_peer.map(|(_, remote)| remote.to_string()),
+            synchronised: self.is_synchronised(),
             system_peer_instance: system_peer.map(|(instance, _)| self.name_of(instance)),
             offset_seconds: system.peer.map(|_| system.offset.seconds()),
             jitter_seconds: system.peer.map(|_| system.jitter.seconds()),
