@@ -336,6 +336,18 @@ fn sources_are_refused_by_name_and_range() {
     assert!(parse(&format!("{keys}[[server]]\naddress = \"a\"\nkey = 1")).is_ok());
 }
 
+/// The controller has room for so many, and would leave the others out.
+#[test]
+fn there_may_be_1024_sources() {
+    let server = |number: usize| format!("[[server]]\naddress = \"s{number}\"\n");
+    let many: String = (0..1024).map(server).collect();
+    assert_eq!(parse(&many).expect("the most there may be").sources.len(), 1024);
+    assert_eq!(
+        parse(&format!("{many}[[peer]]\naddress = \"p\"\n")).expect_err("one more"),
+        "timeball.toml:2050: peer.address = \"p\": must be left out: there may be 1024 tables of sources at most"
+    );
+}
+
 /// The second would be left out, whatever it says.
 #[test]
 fn a_source_is_configured_once() {

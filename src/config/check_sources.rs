@@ -13,6 +13,7 @@ use super::sources::{
 };
 use super::values::{host, host_address, is_interface_name};
 use crate::auth::KeyId;
+use crate::control::controller::SOURCES_MAX;
 use crate::control::source::POOL_MEMBERS_MAX;
 use crate::time::NtpDuration;
 use std::net::{IpAddr, Ipv4Addr};
@@ -63,6 +64,15 @@ pub(super) fn sources(top: &mut Section<'_>, has_keys: bool, instances: &Known) 
     let answered = top.sections("manycast-server", |section| {
         (name(&section, Some(GROUP)), manycast_server(section, around))
     });
+    fn names<T>(tables: &[(Option<Setting>, T)]) -> impl Iterator<Item = Option<&Setting>> {
+        tables.iter().map(|(named, _)| named.as_ref())
+    }
+    let all = names(&servers).chain(names(&pools)).chain(names(&peers)).chain(names(&broadcasts));
+    let mut all = all.chain(names(&heard)).chain(names(&sought)).chain(names(&answered));
+    if let Some(Some(setting)) = all.nth(SOURCES_MAX) {
+        let allowed = format!("left out: there may be {SOURCES_MAX} tables of sources at most");
+        top.report.invalid(setting.clone(), allowed);
+    }
     // One server has one voice. Which addresses a name leads to is seen when it is looked up.
     let asked = servers.iter().map(|(named, server)| (server, named));
     let asked = asked.chain(pools.iter().map(|(named, pool)| (&pool.server, named)));
