@@ -22,6 +22,7 @@ mod problem;
 mod raw;
 mod section;
 mod sources;
+mod tables;
 mod values;
 
 pub use clock_control::{ClockControl, FirstStepPolicy, Selection};
