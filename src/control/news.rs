@@ -34,6 +34,8 @@ pub enum News {
     StateChanged {
         /// With whom.
         remote: SocketAddr,
+        /// How far it got.
+        before: SourceState,
         /// How far it gets now.
         state: SourceState,
     },
@@ -113,7 +115,9 @@ impl fmt::Display for News {
                 let seconds = interval.to_duration().seconds();
                 write!(formatter, "{remote} says {kiss}; it is asked every {seconds:.0} s from now on")
             }
-            Self::StateChanged { remote, state } => write!(formatter, "{remote} {}: {state}", state.name()),
+            Self::StateChanged { remote, state, .. } => {
+                write!(formatter, "{remote} {}: {state}", state.name())
+            }
             Self::SystemPeer(Some(remote)) => write!(formatter, "synchronised to {remote}"),
             Self::SystemPeer(None) => formatter.write_str("no longer synchronised to any source"),
             Self::AlreadySource { remote } => {

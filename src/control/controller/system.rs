@@ -150,9 +150,9 @@ impl Controller {
         for &(state::SourceId(number), state) in states {
             let Some((&id, association)) = associations.find(|(id, _)| id.0 == number) else { return };
             let changed = std::mem::discriminant(&association.state) != std::mem::discriminant(&state);
-            association.state = state;
+            let before = std::mem::replace(&mut association.state, state);
             if changed {
-                let news = News::StateChanged { remote: association.remote, state };
+                let news = News::StateChanged { remote: association.remote, before, state };
                 let instance = Some(association.instance);
                 self.actions.push(Action::Report { instance, association: Some(id), news });
             }

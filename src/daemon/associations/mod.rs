@@ -49,7 +49,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::place::Place;
 use super::stamps::BatchClock;
@@ -406,6 +406,10 @@ fn log(instance: Option<&str>, news: &News) {
         News::Panic(_) => error!(instance, "{news}"),
         News::TableFull | News::AlreadySource { .. } | News::SystemPeer(None) | News::Stepped(_) => {
             warn!(instance, "{news}")
+        }
+        // Good sources take turns at being the best by nanoseconds, some of them at every sample.
+        News::StateChanged { before, state, .. } if before.is_good() && state.is_good() => {
+            debug!(instance, "{news}");
         }
         _ => info!(instance, "{news}"),
     }
