@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::can_have_labs;
 use common::peers::{Keys, Kind, OURS, Peer, THEIRS, follows, is_followed, lab, timeball};
+use common::{can_have_labs, eventually, run_well};
 
 const SOCKETS: &str = "datapath = \"socket\"\n";
 
@@ -138,4 +138,29 @@ fn passive_with_ntpd_leading() {
 #[test]
 fn passive_with_ntpd_following_with_a_key() {
     they_follow(Kind::Ntpd, &theirs(Kind::Ntpd, "key 2"), SOCKETS);
+}
+
+/// Whoever has us as a peer has one of our addresses, and takes nobody else for us: not one of those that a host makes up
+/// for its clients' privacy (RFC 8981), and that Linux would rather send from.
+#[test]
+fn a_peer_is_sent_to_from_an_address_that_lasts() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = lab();
+    run_well(lab.on_server("sysctl").args(["-qw", "net.ipv6.conf.tb0.use_tempaddr=2"]));
+    lab.server_ip("address del fd99:1::1/64 dev tb0");
+    lab.server_ip("address add fd99:1::a:b:c:d/64 dev tb0 nodad mngtmpaddr");
+    eventually("there is a temporary address", || {
+        lab.server_ip("-6 address show dev tb0").contains("scope global temporary").then_some(())
+    });
+    let configuration = "datapath = \"socket\"\n\
+                         [[peer]]\naddress = \"fd99:1::2\"\nvolley = false\nmin-poll = 0\nmax-poll = 0\n";
+    let _daemon = timeball(&lab, &[], configuration);
+    let code = "import socket\n\
+                peer = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n\
+                peer.settimeout(10)\n\
+                peer.bind(('fd99:1::2', 123))\n\
+                print(peer.recvfrom(100)[1][0])";
+    assert_eq!(run_well(lab.on_client("python3").args(["-c", code])).trim(), "fd99:1::a:b:c:d");
 }

@@ -11,8 +11,9 @@ use super::sources::{
     Broadcast, BroadcastClient, GROUP, ManycastClient, ManycastServer, POLLS, Peer, Polling, Pool, Server,
     Sources, Worth,
 };
-use super::values::{host, is_interface_name};
+use super::values::{host, host_address, is_interface_name};
 use crate::auth::KeyId;
+use crate::control::controller::SOURCES_MAX;
 use crate::control::source::POOL_MEMBERS_MAX;
 use crate::time::NtpDuration;
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,8 +29,7 @@ const PORTS: RangeInclusive<i64> = 1..=65_535;
 /// Versions 1 and 2 know no mode, or not as later ones do, and nobody has had a server of them for decades.
 const VERSIONS: RangeInclusive<i64> = 3..=4;
 
-const ADDRESS: &str =
-    r#"a name or an address in quotes, like "ntp.example.org", "192.0.2.1" or "2001:db8::1""#;
+const ADDRESS: &str = r#"a name or an address of one host in quotes, like "ntp.example.org", "192.0.2.1" or "2001:db8::1"; a link-local one, and no other, with its interface: "fe80::1%eth0""#;
 const GROUPS: &str = r#"a multicast group in quotes, like "224.0.1.1" or "ff05::101""#;
 const BROADCASTS: &str =
     r#"a broadcast address or multicast group in quotes, like "192.0.2.255", "224.0.1.1" or "ff05::101""#;
@@ -46,19 +46,74 @@ struct Around<'a> {
 
 pub(super) fn sources(top: &mut Section<'_>, has_keys: bool, instances: &Known) -> Sources {
     let around = Around { has_keys, instances };
-    Sources {
-        servers: top.sections("server", |mut section| {
-            let server = server(&mut section, around);
-            section.finish();
-            server
-        }),
-        pools: top.sections("pool", |section| pool(section, around)),
-        peers: top.sections("peer", |section| peer(section, around)),
-        broadcasts: top.sections("broadcast", |section| broadcast(section, around)),
-        broadcast_clients: top.sections("broadcast-client", |section| broadcast_client(section, around)),
-        manycast_clients: top.sections("manycast-client", |section| manycast_client(section, around)),
-        manycast_servers: top.sections("manycast-server", |section| manycast_server(section, around)),
+    let servers = top.sections("server", |mut section| {
+        let named = name(&section, None);
+        let server = server(&mut section, around);
+        section.finish();
+        (named, server)
+    });
+    let pools = top.sections("pool", |section| (name(&section, None), pool(section, around)));
+    let peers = top.sections("peer", |section| (name(&section, None), peer(section, around)));
+    let broadcasts =
+        top.sections("broadcast", |section| (name(&section, Some(GROUP)), broadcast(section, around)));
+    let heard =
+        top.sections("broadcast-client", |section| (name(&section, None), broadcast_client(section, around)));
+    let sought = top.sections("manycast-client", |section| {
+        (name(&section, Some(GROUP)), manycast_client(section, around))
+    });
+    let answered = top.sections("manycast-server", |section| {
+        (name(&section, Some(GROUP)), manycast_server(section, around))
+    });
+    fn names<T>(tables: &[(Option<Setting>, T)]) -> impl Iterator<Item = Option<&Setting>> {
+        tables.iter().map(|(named, _)| named.as_ref())
     }
+    let all = names(&servers).chain(names(&pools)).chain(names(&peers)).chain(names(&broadcasts));
+    let mut all = all.chain(names(&heard)).chain(names(&sought)).chain(names(&answered));
+    if let Some(Some(setting)) = all.nth(SOURCES_MAX) {
+        let allowed = format!("left out: there may be {SOURCES_MAX} tables of sources at most");
+        top.report.invalid(setting.clone(), allowed);
+    }
+    // One server has one voice. Which addresses a name leads to is seen when it is looked up.
+    let asked = servers.iter().map(|(named, server)| (server, named));
+    let asked = asked.chain(pools.iter().map(|(named, pool)| (&pool.server, named)));
+    let asked = asked.chain(peers.iter().map(|(named, peer)| (&peer.server, named)));
+    let asked = asked.filter_map(|(server, named)| {
+        let (address, scope) = host_address(&server.address)?;
+        Some(((&server.instance, address, scope, server.port), named.as_ref()?))
+    });
+    top.report_repeats(asked);
+    let told = |one: &Broadcast| (one.instance.clone(), one.address, one.port, one.interface.clone());
+    report_repeats(top, &broadcasts, told);
+    // What is heard at one place belongs to one table.
+    report_repeats(top, &heard, |one| (one.instance.clone(), one.address, one.interface.clone()));
+    report_repeats(top, &sought, |one| (one.instance.clone(), one.address, one.interface.clone()));
+    report_repeats(top, &answered, |one| (one.instance.clone(), one.address, one.interface.clone()));
+    Sources {
+        servers: without_names(servers),
+        pools: without_names(pools),
+        peers: without_names(peers),
+        broadcasts: without_names(broadcasts),
+        broadcast_clients: without_names(heard),
+        manycast_clients: without_names(sought),
+        manycast_servers: without_names(answered),
+    }
+}
+
+/// Where a table's address is written, or the table itself where it is left to its default.
+fn name(section: &Section<'_>, default: Option<IpAddr>) -> Option<Setting> {
+    section.setting("address").or_else(|| section.absent("address", &default?.to_string()))
+}
+
+fn report_repeats<T, K: Ord>(
+    top: &mut Section<'_>,
+    tables: &[(Option<Setting>, T)],
+    identity: impl Fn(&T) -> K,
+) {
+    top.report_repeats(tables.iter().filter_map(|(named, table)| Some((identity(table), named.as_ref()?))));
+}
+
+fn without_names<T>(tables: Vec<(Option<Setting>, T)>) -> Vec<T> {
+    tables.into_iter().map(|(_, table)| table).collect()
 }
 
 /// A server of default settings where a value is wrong: that is reported, and nothing comes of the rest.

@@ -11,7 +11,7 @@ use super::event::{AssociationId, InstanceId, InterfaceIndex, KeyId, StampKind};
 use super::filter::ClockFilter;
 use super::kiss::Kiss;
 use super::manycast::Search;
-use super::packet_checks::{Failure, FailureCounts};
+use super::packet_checks::FailureCounts;
 use super::poll::PollProcess;
 use super::reference::{Followed, find_loop};
 use super::sample::Sample;
@@ -232,11 +232,8 @@ impl Association {
     #[must_use]
     pub fn reason(&self) -> String {
         let mut reason = self.state.to_string();
-        let failures = Failure::ALL.map(|failure| (self.traffic.failures.of(failure), failure));
-        if let (SourceState::Unreachable, Some((count @ 1.., failure))) =
-            (self.state, failures.into_iter().max_by_key(|(count, _)| *count))
-        {
-            reason += &format!("; so far {count} packets failed test {} ({failure})", failure.number());
+        if self.state == SourceState::Unreachable {
+            reason += &self.traffic.failures.reason();
         }
         match self.kiss {
             None => {}

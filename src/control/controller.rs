@@ -18,7 +18,7 @@ pub mod testing;
 mod unasked;
 
 pub use peers::{PASSIVE_MAX, PassivePeers};
-pub use sources::SourceEntry;
+pub use sources::{SourceEntry, TurnedAway};
 pub use system::System;
 
 use super::action::Action;

@@ -86,6 +86,42 @@ fn the_system_variables_are_those_of_figure_25() {
     assert_eq!(snapshot.dispersion_rate, Ppm::FREQUENCY_TOLERANCE);
 }
 
+/// What three servers make us announce, of whom these announce a leap second.
+fn announced(announcing: &[u8]) -> Leap {
+    let mut shell = Shell::new(ControllerOptions::default());
+    for number in 1..=3 {
+        let configuration = server(number);
+        shell.tell(Event::AddSource { source: SourceId(number.into()), configuration });
+    }
+    for _ in 0..60 {
+        shell.wake_in_time();
+        let Some(asked) = shell.sends.back().map(|send| send.transmission.to.ip()) else { continue };
+        shell.report_send(true, NtpDuration::ZERO);
+        let announces = announcing.iter().any(|number| address(*number) == asked);
+        let spoils = if announces { vec![Spoil::Octet(0, 1 << 6 | 4 << 3 | 4)] } else { vec![] };
+        shell.answer(&Answer { spoils, ..Answer::good() });
+    }
+    let used = shell.controller.associations().filter(|association| association.state.is_used()).count();
+    assert_eq!(used, 3);
+    shell.controller.system().snapshot.leap
+}
+
+/// RFC 5905 section 7.3: a leap second is announced if most of those announce it whom we follow, whoever is the system peer.
+/// Checklist 66.
+#[test]
+fn one_of_three_announces_no_leap_second_for_us() {
+    for (announcing, expected) in [
+        (&[1][..], Leap::None),
+        (&[2], Leap::None),
+        (&[3], Leap::None),
+        (&[1, 2], Leap::Insert),
+        (&[2, 3], Leap::Insert),
+        (&[1, 2, 3], Leap::Insert),
+    ] {
+        assert_eq!(announced(announcing), expected, "{announcing:?}");
+    }
+}
+
 /// RFC 5905 section 10: while a server is silent what we serve stays, and its dispersion grows at PHI. A.5.5.3: it is
 /// unreachable after eight polls; then nobody is followed and stratum 16 is served. (The skeleton leaves leap and stratum
 /// as they were; we say at once that we have nobody, like a server that lost its majority.) Checklist 59.

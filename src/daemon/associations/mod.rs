@@ -28,7 +28,9 @@ use crate::auth::KeyTable;
 use crate::clock::Change;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
-use crate::control::{Action, Controller, Event, ExchangeSocket, InstanceId, Moment, News, StampKind};
+use crate::control::{
+    Action, Controller, Event, ExchangeSocket, InstanceId, InterfaceIndex, Moment, News, StampKind,
+};
 use crate::datapath::interface::View;
 use crate::metrics::Histogram;
 use crate::serve::access::AccessList;
@@ -58,6 +60,9 @@ use super::stamps::BatchClock;
 const DATAGRAMS_PER_TURN: usize = 16;
 /// Wake-ups of the controller before the descriptors are looked at again.
 const WAKE_UPS_PER_TURN: usize = 64;
+
+/// To whom something is sent: a group may be spoken to on several interfaces. 0: routing chooses.
+type Whom = (InstanceId, SocketAddr, InterfaceIndex);
 
 /// An instance's sockets, and what is known of it.
 #[derive(Debug)]
@@ -107,7 +112,7 @@ pub struct Associations {
     /// Names that could not be resolved, and why.
     unresolved: BTreeMap<SourceId, String>,
     /// To whom nothing can be sent, and why.
-    unreachable: BTreeMap<(InstanceId, SocketAddr), String>,
+    unreachable: BTreeMap<Whom, String>,
     keeper: Keeper,
     keys: Arc<KeyTable>,
     access: Arc<AccessList>,
@@ -185,6 +190,18 @@ impl Associations {
         self.run();
     }
 
+    /// Is there an address that is not listened at, and should be?
+    pub fn is_deaf(&self) -> bool {
+        self.networks.iter().any(|network| network.service.has_failed())
+    }
+
+    /// Listens where that failed before: another program may have gone.
+    pub fn listen_again(&mut self, config: &Config, views: &[Cow<'_, View>]) {
+        for (network, view) in self.networks.iter_mut().zip(views) {
+            network.service.sync(config, view);
+        }
+    }
+
     /// From now on these, and no others. Whoever stays as he was keeps all that is known of him.
     fn follow_sources(&mut self, wanted: Vec<Configured>) {
         let (wanted, gone) = roster::assign(&self.configured, wanted, &mut self.last_source);
@@ -232,8 +249,8 @@ impl Associations {
     pub fn tick(&mut self) {
         // Before the keeper looks how many there have been: a leap second.
         self.run();
-        let frequency = self.controller.system().peer.is_some().then(|| self.snapshot.read());
-        self.keeper.tick(frequency.as_ref(), self.controller.system().jitter);
+        let followed = self.controller.system().is_followed.then(|| self.snapshot.read());
+        self.keeper.tick(followed.as_ref(), self.controller.system().jitter);
     }
 
     /// Leaves the clock running at the frequency that it needs.
@@ -356,7 +373,7 @@ impl Associations {
                     self.exchanges.insert(socket, exchange);
                 }
                 // The transmission that follows fails for want of it.
-                Err(error) => self.note_reachability(instance, remote, Some(&error)),
+                Err(error) => self.note_reachability((instance, remote, InterfaceIndex(0)), Some(&error)),
             },
             Action::CloseSocket(socket) => {
                 if let Some(mut exchange) = self.exchanges.remove(&socket) {
