@@ -15,6 +15,7 @@ mod sources;
 mod system;
 #[doc(hidden)]
 pub mod testing;
+mod trust;
 mod unasked;
 
 pub use peers::{PASSIVE_MAX, PassivePeers};
@@ -26,7 +27,7 @@ use super::agenda::{Agenda, Due};
 use super::association::Association;
 use super::chance::Chance;
 use super::discipline::{Discipline, DisciplineOptions};
-use super::event::{AssociationId, Event, InstanceId, Moment, SendHandle};
+use super::event::{AssociationId, Event, InstanceId, Moment, SendHandle, TrustedKeys};
 use super::news::News;
 use super::packet_checks::FailureCounts;
 use super::source::SourceId;
@@ -100,6 +101,7 @@ pub struct Controller {
     servers: BTreeMap<(InstanceId, SocketAddr), AssociationId>,
     /// The sources that have to do with packets of strangers.
     listeners: BTreeSet<SourceId>,
+    trusted: TrustedKeys,
     last_association: u32,
     last_send: u64,
     agenda: Agenda,
@@ -124,6 +126,7 @@ impl Controller {
             associations: BTreeMap::new(),
             servers: BTreeMap::new(),
             listeners: BTreeSet::new(),
+            trusted: TrustedKeys::default(),
             last_association: 0,
             last_send: 0,
             agenda: Agenda::default(),
@@ -154,6 +157,7 @@ impl Controller {
             Event::ClockStepped(offset) => self.on_foreign_step(offset),
             Event::ClockLeapt => self.on_leap_second(),
             Event::Reference(snapshot) => self.on_reference(snapshot),
+            Event::TrustedKeys(keys) => self.on_trusted_keys(keys),
         }
         let first = self.agenda.first();
         if woken || first != self.wake_at {

@@ -91,7 +91,9 @@ fn attackers(sender: Sender, happening: Happening) -> Happening {
         Happening::Found(remote, verdict) => Happening::Found(remote, verdict % 3),
         Happening::Question(remote, stratum, verdict) => Happening::Question(remote, stratum, verdict % 3),
         Happening::Add(..) | Happening::Remove(_) | Happening::Step(_) => Happening::WakeInTime,
-        Happening::WakeUp(_) | Happening::WakeInTime | Happening::Resolve(..) => happening,
+        Happening::WakeUp(_) | Happening::WakeInTime | Happening::Resolve(..) | Happening::Trust(_) => {
+            happening
+        }
     }
 }
 
@@ -163,3 +165,5 @@ fn a_good_answer_is_measured_and_each_spoil_changes_it() {
 mod peers;
 #[path = "controller/system_tests.rs"]
 mod system;
+#[path = "controller/trust_tests.rs"]
+mod trust;

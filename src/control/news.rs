@@ -73,6 +73,8 @@ pub enum Farewell {
     Configured,
     /// The search for servers starts over.
     SearchedAnew,
+    /// It came by a key that is not trusted any more, and that nothing names for it.
+    KeyNotTrusted,
 }
 
 impl fmt::Display for News {
@@ -108,6 +110,9 @@ impl fmt::Display for News {
             }
             Self::Demobilised { remote, reason: Farewell::Configured } => {
                 write!(formatter, "the peer {remote} is configured now, and no longer a guest")
+            }
+            Self::Demobilised { remote, reason: Farewell::KeyNotTrusted } => {
+                write!(formatter, "{remote} came by a key that is not trusted any more; it is let go")
             }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();

@@ -52,6 +52,7 @@ impl Controller {
 
     /// NEWPS of RFC 5905 figure 20: a mode 1 packet of somebody who is no peer of ours.
     pub(super) fn on_new_peer(&mut self, arrival: &Arrival) {
+        let arrival = &self.judged(arrival, self.named_at(arrival.instance, arrival.remote));
         let key = match self.admit(arrival) {
             Ok(key) => key,
             Err(failure) => {

@@ -180,10 +180,15 @@ impl Shell {
         remember(&mut self.sends, Unreported { transmission, time });
     }
 
-    /// RFC 5905 A.5.1, NEWPS: in mode 1, to a wrong MAC in mode 1.
+    /// RFC 5905 A.5.1, NEWPS: in mode 1, to a wrong MAC in mode 1, or a right one by a key that is not trusted.
     fn check_crypto_nak(&self, transmission: &Transmission) {
         let asked = self.heard.expect("a crypto-NAK answers a packet");
-        assert!(asked.authentication == Authentication::Invalid && asked.delivery == Delivery::Unicast);
+        let is_wrong = match asked.authentication {
+            Authentication::Invalid => true,
+            Authentication::Valid(key) => !self.controller.trusted.trusts(key),
+            Authentication::None | Authentication::CryptoNak => false,
+        };
+        assert!(is_wrong && asked.delivery == Delivery::Unicast);
         let modes = [asked.header.mode(), transmission.header.mode()];
         assert_eq!((modes, asked.remote), ([Mode::SymmetricActive; 2], transmission.to));
     }
@@ -229,6 +234,9 @@ impl Shell {
         }
         for association in controller.associations() {
             assert!(controller.agenda.has(Due::Association(association.id)), "{:?} sleeps", association.id);
+            let named = controller.named_by(association.source);
+            let is_good = association.key.is_none_or(|key| controller.is_good(key, named));
+            assert!(is_good, "{:?} came by {:?}", association.id, association.key);
         }
     }
 

@@ -24,7 +24,7 @@ pub use unasked::PASSED_OCTETS_MAX;
 
 pub(super) use keeper::wants_clock;
 
-use crate::auth::KeyTable;
+use crate::auth::{KeyTable, TrustedKeys};
 use crate::clock::Change;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
@@ -147,7 +147,7 @@ impl Associations {
         }
         Ok(Self {
             controller: Controller::new(options, seed, moment()),
-            events: VecDeque::new(),
+            events: VecDeque::from([Event::TrustedKeys(config.keys.trusted.clone())]),
             wake_at: None,
             configured: BTreeMap::new(),
             order: Vec::new(),
@@ -223,9 +223,11 @@ impl Associations {
         self.run();
     }
 
-    /// Other keys, from now on.
-    pub fn set_keys(&mut self, keys: Arc<KeyTable>) {
+    /// Other keys, from now on, and which of them may bring a source that nobody named.
+    pub fn set_keys(&mut self, keys: Arc<KeyTable>, trusted: &TrustedKeys) {
         self.keys = keys;
+        self.events.push_back(Event::TrustedKeys(trusted.clone()));
+        self.run();
     }
 
     /// Once a second: what other programs are told of the clock, the drift file.
