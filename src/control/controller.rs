@@ -18,7 +18,7 @@ pub mod testing;
 mod trust;
 mod unasked;
 
-pub use peers::{PASSIVE_MAX, PassivePeers};
+pub use peers::{KEYLESS_PASSIVE_MAX, PASSIVE_MAX, PassivePeers};
 pub use sources::SourceEntry;
 pub use system::System;
 

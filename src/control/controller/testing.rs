@@ -15,7 +15,7 @@ pub use packets::{Answer, Sender, Spoil};
 
 use super::{
     ASSOCIATIONS_MAX, Action, Association, AssociationId, BTreeMap, BTreeSet, Controller, ControllerOptions,
-    Due, Event, InstanceId, Moment, PASSIVE_MAX, SOURCES_MAX, SocketAddr,
+    Due, Event, InstanceId, KEYLESS_PASSIVE_MAX, Moment, PASSIVE_MAX, SOURCES_MAX, SocketAddr,
 };
 use crate::control::action::{Frequency, Trailer, Transmission, TransmitField};
 use crate::control::association::LastSample;
@@ -224,8 +224,11 @@ impl Shell {
         assert!(self.open.len() <= associations);
         assert!(controller.strangers.remembered() <= SENDERS_MAX);
         let members: usize = controller.sources.values().map(|entry| entry.members().len()).sum();
-        let guests = controller.associations().filter(|association| association.role.is_passive()).count();
-        assert!(guests <= PASSIVE_MAX);
+        let guests = || controller.associations().filter(|association| association.role.is_passive());
+        let keys: Vec<_> = guests().filter_map(|guest| guest.key).collect();
+        let guests = guests().count();
+        assert!(guests <= PASSIVE_MAX && guests - keys.len() <= KEYLESS_PASSIVE_MAX);
+        assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "a key has two guests: {keys:?}");
         assert_eq!(members + guests, associations);
         assert_eq!(self.wake_at, controller.agenda.first());
         for (_, entry) in controller.sources() {
