@@ -102,6 +102,8 @@ pub struct Controller {
     /// The sources that have to do with packets of strangers.
     listeners: BTreeSet<SourceId>,
     trusted: TrustedKeys,
+    /// The reference ids that mean us, in each instance.
+    own_names: BTreeMap<InstanceId, BTreeSet<[u8; 4]>>,
     last_association: u32,
     last_send: u64,
     agenda: Agenda,
@@ -127,6 +129,7 @@ impl Controller {
             servers: BTreeMap::new(),
             listeners: BTreeSet::new(),
             trusted: TrustedKeys::default(),
+            own_names: BTreeMap::new(),
             last_association: 0,
             last_send: 0,
             agenda: Agenda::default(),
@@ -158,6 +161,7 @@ impl Controller {
             Event::ClockLeapt => self.on_leap_second(),
             Event::Reference(snapshot) => self.on_reference(snapshot),
             Event::TrustedKeys(keys) => self.on_trusted_keys(keys),
+            Event::OwnAddresses { instance, addresses } => self.on_own_addresses(instance, &addresses),
         }
         let first = self.agenda.first();
         if woken || first != self.wake_at {

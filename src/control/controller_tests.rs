@@ -91,9 +91,11 @@ fn attackers(sender: Sender, happening: Happening) -> Happening {
         Happening::Found(remote, verdict) => Happening::Found(remote, verdict % 3),
         Happening::Question(remote, stratum, verdict) => Happening::Question(remote, stratum, verdict % 3),
         Happening::Add(..) | Happening::Remove(_) | Happening::Step(_) => Happening::WakeInTime,
-        Happening::WakeUp(_) | Happening::WakeInTime | Happening::Resolve(..) | Happening::Trust(_) => {
-            happening
-        }
+        Happening::WakeUp(_)
+        | Happening::WakeInTime
+        | Happening::Resolve(..)
+        | Happening::OwnAddresses(_)
+        | Happening::Trust(_) => happening,
     }
 }
 

@@ -190,6 +190,13 @@ pub enum Event<Handle = SendHandle> {
     /// The keys by which anybody may become a source of ours who has one; all of them until this is said. What the
     /// configuration names for a source is good there all the same.
     TrustedKeys(TrustedKeys),
+    /// The addresses of our host in an instance, in place of those said before: whoever follows one of them follows us.
+    OwnAddresses {
+        /// Where.
+        instance: InstanceId,
+        /// All of them.
+        addresses: Vec<IpAddr>,
+    },
 }
 
 impl Event {
@@ -212,6 +219,9 @@ impl Event {
             Self::ClockLeapt => Event::ClockLeapt,
             Self::Reference(snapshot) => Event::Reference(*snapshot),
             Self::TrustedKeys(keys) => Event::TrustedKeys(keys.clone()),
+            Self::OwnAddresses { instance, addresses } => {
+                Event::OwnAddresses { instance: *instance, addresses: addresses.clone() }
+            }
         }
     }
 }
@@ -236,6 +246,9 @@ impl Event<SendNumber> {
             Self::ClockLeapt => Event::ClockLeapt,
             Self::Reference(snapshot) => Event::Reference(*snapshot),
             Self::TrustedKeys(keys) => Event::TrustedKeys(keys.clone()),
+            Self::OwnAddresses { instance, addresses } => {
+                Event::OwnAddresses { instance: *instance, addresses: addresses.clone() }
+            }
         })
     }
 }

@@ -237,6 +237,10 @@ impl Shell {
         }
         for association in controller.associations() {
             assert!(controller.agenda.has(Due::Association(association.id)), "{:?} sleeps", association.id);
+            let told = association.peer.as_ref().filter(|peer| peer.stratum > 1);
+            let is_loop =
+                told.is_some_and(|peer| controller.is_own_name(association.instance, peer.reference_id));
+            assert!(!(is_loop && association.state.is_used()), "{:?} follows us", association.id);
             let named = controller.named_by(association.source);
             let is_good = association.key.is_none_or(|key| controller.is_good(key, named));
             assert!(is_good, "{:?} came by {:?}", association.id, association.key);

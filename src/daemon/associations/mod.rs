@@ -66,7 +66,7 @@ struct Network {
     service: Service,
     /// Of what was sent from port 123.
     departures: Departures,
-    /// Addresses of ours: what comes from them was our own broadcast.
+    /// Addresses of ours: what comes from them was our own broadcast, and who follows one of them follows us.
     own: BTreeSet<IpAddr>,
 }
 
@@ -174,11 +174,13 @@ impl Associations {
     /// instance, in the order of their numbers.
     pub fn follow(&mut self, config: &Config, views: &[Cow<'_, View>]) {
         for (network, view) in self.networks.iter_mut().zip(views) {
-            network.own = view
-                .interfaces()
-                .flat_map(|one| view.addresses(one.ifindex))
-                .map(|one| one.address)
-                .collect();
+            let addresses = view.interfaces().flat_map(|one| view.addresses(one.ifindex));
+            let own: BTreeSet<IpAddr> = addresses.map(|one| one.address).collect();
+            if network.own != own {
+                let addresses = own.iter().copied().collect();
+                self.events.push_back(Event::OwnAddresses { instance: network.place.id, addresses });
+                network.own = own;
+            }
             network.service.sync(config, view);
         }
         self.follow_sources(configured::sources(config, views));
