@@ -67,11 +67,17 @@ pub(super) fn sources(top: &mut Section<'_>, has_keys: bool, instances: &Known) 
     fn names<T>(tables: &[(Option<Setting>, T)]) -> impl Iterator<Item = Option<&Setting>> {
         tables.iter().map(|(named, _)| named.as_ref())
     }
-    let all = names(&servers).chain(names(&pools)).chain(names(&peers)).chain(names(&broadcasts));
-    let mut all = all.chain(names(&heard)).chain(names(&sought)).chain(names(&answered));
-    if let Some(Some(setting)) = all.nth(SOURCES_MAX) {
+    let beyond = names(&servers)
+        .chain(names(&pools))
+        .chain(names(&peers))
+        .chain(names(&broadcasts))
+        .chain(names(&heard))
+        .chain(names(&sought))
+        .chain(names(&answered))
+        .nth(SOURCES_MAX);
+    if let Some(setting) = beyond.flatten().cloned() {
         let allowed = format!("left out: there may be {SOURCES_MAX} tables of sources at most");
-        top.report.invalid(setting.clone(), allowed);
+        top.report.invalid(setting, allowed);
     }
     // One server has one voice. Which addresses a name leads to is seen when it is looked up.
     let asked = servers.iter().map(|(named, server)| (server, named));

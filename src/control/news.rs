@@ -75,6 +75,8 @@ pub enum Farewell {
     Configured,
     /// The search for servers starts over.
     SearchedAnew,
+    /// It came by a key that is not trusted any more, and that nothing names for it.
+    KeyNotTrusted,
 }
 
 impl fmt::Display for News {
@@ -114,6 +116,9 @@ impl fmt::Display for News {
             // No other changes it.
             Self::Kissed { remote, kiss, .. } if *kiss != Kiss::Rate => {
                 write!(formatter, "{remote} says {kiss}")
+            }
+            Self::Demobilised { remote, reason: Farewell::KeyNotTrusted } => {
+                write!(formatter, "{remote} came by a key that is not trusted any more; it is let go")
             }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();

@@ -220,7 +220,7 @@ impl Server {
             warn!("there was no source at the start: restart to let the clock be steered");
         }
         self.crew.set_keys(&keys.for_clients);
-        self.associations.set_keys(keys.all);
+        self.associations.set_keys(keys.all, &self.config.keys.trusted);
         self.follow_with_associations();
         info!(sources = self.config.sources.len(), "SIGHUP: sources and keys read again");
     }
