@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::asker::{Asker, request};
 use common::{Carrier, Daemon, Lab, SERVER, can_have_labs, eventually, run_well};
 use std::time::{Duration, Instant};
 
@@ -136,4 +137,38 @@ fn a_flood_loses_no_frame_and_no_later_request() {
     run_well(lab.on_client("python3").args(["-c", FLOOD, SERVER[0], "2"]));
     assert_answers_over_af_xdp(&lab, &daemon);
     assert_eq!(daemon.queues_in_balance(), 1);
+}
+
+/// Strangers' packets are the control thread's from the start: the workers neither receive nor count them. A flood of them
+/// keeps no client waiting.
+#[test]
+fn what_is_no_request_does_not_reach_the_workers() {
+    if !can_have_labs() {
+        return;
+    }
+    const ROUNDS: u64 = 20;
+    let lab = Lab::new(&[]);
+    for carrier in [Carrier::Driver, Carrier::Socket] {
+        let daemon = Daemon::start(&lab, &format!("workers = 2\n{}", carrier.configuration("")));
+        for (source, server) in ["0.0.0.0", "::"].into_iter().zip(SERVER) {
+            let asker = Asker::new(&lab, source, server);
+            for mode in [1, 2, 4, 5, 6, 7, 0].repeat(ROUNDS as usize) {
+                let mut packet = request(4, 7);
+                packet[0] = 4 << 3 | mode;
+                asker.send_request(&packet);
+            }
+            assert!(asker.ask().is_some(), "a client beside it");
+        }
+        eventually("all are counted by the control thread", || {
+            let status = daemon.status();
+            let of = |mode: u8| status["unsolicited"][mode.to_string()].as_u64();
+            [0, 1, 2, 4, 5, 6, 7].iter().all(|mode| of(*mode) == Some(2 * ROUNDS)).then_some(())
+        });
+        let status = daemon.status();
+        let workers = status["workers"].as_array().unwrap();
+        let received = workers.iter().map(|worker| worker["socket_counters"]["received"].as_u64().unwrap());
+        let asked = if carrier == Carrier::Socket { 2 } else { 0 };
+        assert_eq!((workers.len(), received.sum::<u64>()), (2, asked), "{status}");
+        assert_eq!(status["unsolicited"].get("3"), None, "{status}");
+    }
 }

@@ -61,6 +61,39 @@ fn we_follow_chronyd_with_an_aes_key() {
     we_follow(Kind::Chronyd, THEIRS[0], "datapath = \"socket\"", "key = 1");
 }
 
+/// It asks us over one family and is asked over the other, so that its reference id is another address of ours than the one
+/// it is asked from.
+#[track_caller]
+fn we_do_not_follow_who_follows_us(ours: &str, theirs: &str, remote: &str) {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = lab();
+    let configuration = format!("datapath = \"socket\"\n{}", server(theirs, ""));
+    let daemon = timeball(&lab, &["--local-stratum", "5"], &configuration);
+    let lines = format!("server {ours} iburst minpoll 1 maxpoll 1");
+    let Some(_follower) = Peer::start(&lab, Kind::Chronyd, &lines) else { return };
+    in_time("it is seen that it follows us", || {
+        let report = daemon.sources();
+        let rows = report["sources"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["address"] == remote).ok_or("it is not there")?;
+        assert_ne!(row["sign"], "*", "{row}");
+        if row["state"] == "follows-us" { Ok(()) } else { Err(row.to_string()) }
+    });
+    let clock = &daemon.status()["clock"];
+    assert_eq!((&clock["stratum"], &clock["source"]), (&5.into(), &"local".into()), "{clock}");
+}
+
+#[test]
+fn we_do_not_follow_chronyd_that_follows_our_ipv6_address() {
+    we_do_not_follow_who_follows_us(OURS[1], THEIRS[0], "10.99.1.2:123");
+}
+
+#[test]
+fn we_do_not_follow_chronyd_that_follows_our_ipv4_address() {
+    we_do_not_follow_who_follows_us(OURS[0], THEIRS[1], "[fd99:1::2]:123");
+}
+
 /// Its answers are of the version of the question, without and with a MAC.
 #[test]
 fn we_follow_chronyd_in_version_3() {

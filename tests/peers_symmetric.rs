@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::peers::{Keys, Kind, OURS, Peer, THEIRS, follows, is_followed, lab, timeball};
+use common::peers::{Keys, Kind, OURS, Peer, THEIRS, follows, in_time, is_followed, lab, timeball};
 use common::{can_have_labs, eventually, run_well};
 
 const SOCKETS: &str = "datapath = \"socket\"\n";
@@ -90,6 +90,31 @@ fn passive_with_chronyd_leading() {
 #[test]
 fn passive_with_chronyd_leading_with_a_key() {
     we_follow(Kind::Chronyd, &theirs(Kind::Chronyd, "key 2"), "passive", SOCKETS);
+}
+
+/// A right MAC is not enough: its key must be one of `keys.trusted`. SIGHUP brings the list into force, also for a peer that is
+/// there already.
+#[test]
+fn passive_only_by_a_trusted_key() {
+    if !can_have_labs() {
+        return;
+    }
+    let (lab, keys) = (lab(), Keys::new());
+    let lines = format!("{}\n{}", Kind::Chronyd.local(), theirs(Kind::Chronyd, "key 2"));
+    let Some(_peer) = Peer::start(&lab, Kind::Chronyd, &lines) else { return };
+    let trusting = |ids: &str| format!("{SOCKETS}{}trusted = {ids}\n", keys.lines());
+    let daemon = timeball(&lab, &[], &trusting("[1]"));
+    let refused = || daemon.status()["control"]["packets"]["peers_refused"].as_u64().unwrap();
+    in_time("two packets are refused", || if refused() >= 2 { Ok(()) } else { Err(refused().to_string()) });
+    assert_eq!(daemon.sources()["sources"].as_array().unwrap().len(), 0);
+    daemon.reconfigure(&trusting("[1, 2]"));
+    follows(&daemon, "passive", "10.99.1.2:123", Kind::Chronyd.local_stratum());
+    daemon.reconfigure(&trusting("[1]"));
+    in_time("it is let go", || match daemon.sources()["sources"].as_array().unwrap().len() {
+        0 => Ok(()),
+        _ => Err(daemon.sources().to_string()),
+    });
+    assert!(daemon.log().contains("by a key that is not trusted any more"), "{}", daemon.log());
 }
 
 #[test]

@@ -300,10 +300,10 @@ pub const GROUP: IpAddr = NTP_GROUP;
 pub enum PassivePeersPolicy {
     /// Nobody
     Refused,
-    /// Whoever has a key of ours
+    /// Whoever has a trusted key, one for each
     #[default]
     Authenticated,
-    /// Anyone whom the access list lets in
+    /// Anyone whom the access list lets in, few without a key
     Anyone,
 }
 

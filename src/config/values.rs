@@ -6,7 +6,7 @@
 //! configuration that loads again.
 
 use super::raw::Value;
-use crate::auth::KeyId;
+use crate::auth::{KeyId, TrustedKeys};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -192,16 +192,6 @@ pub(super) fn path_or_off<S: Serializer>(path: &Option<PathBuf>, serializer: S) 
         Some(path) => path.serialize(serializer),
         None => serializer.serialize_str("off"),
     }
-}
-
-/// The keys that clients may use.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub enum TrustedKeys {
-    /// Each that the file has.
-    #[default]
-    All,
-    /// These, each once.
-    Only(Vec<KeyId>),
 }
 
 impl Serialize for TrustedKeys {

@@ -91,7 +91,11 @@ fn attackers(sender: Sender, happening: Happening) -> Happening {
         Happening::Found(remote, verdict) => Happening::Found(remote, verdict % 3),
         Happening::Question(remote, stratum, verdict) => Happening::Question(remote, stratum, verdict % 3),
         Happening::Add(..) | Happening::Remove(_) | Happening::Step(_) => Happening::WakeInTime,
-        Happening::WakeUp(_) | Happening::WakeInTime | Happening::Resolve(..) => happening,
+        Happening::WakeUp(_)
+        | Happening::WakeInTime
+        | Happening::Resolve(..)
+        | Happening::OwnAddresses(_)
+        | Happening::Trust(_) => happening,
     }
 }
 
@@ -198,3 +202,5 @@ fn a_server_that_was_only_heard_makes_room_for_its_own_table() {
 mod peers;
 #[path = "controller/system_tests.rs"]
 mod system;
+#[path = "controller/trust_tests.rs"]
+mod trust;

@@ -34,6 +34,8 @@ pub enum News {
     StateChanged {
         /// With whom.
         remote: SocketAddr,
+        /// How far it got.
+        before: SourceState,
         /// How far it gets now.
         state: SourceState,
     },
@@ -73,6 +75,8 @@ pub enum Farewell {
     Configured,
     /// The search for servers starts over.
     SearchedAnew,
+    /// It came by a key that is not trusted any more, and that nothing names for it.
+    KeyNotTrusted,
 }
 
 impl fmt::Display for News {
@@ -113,11 +117,16 @@ impl fmt::Display for News {
             Self::Kissed { remote, kiss, .. } if *kiss != Kiss::Rate => {
                 write!(formatter, "{remote} says {kiss}")
             }
+            Self::Demobilised { remote, reason: Farewell::KeyNotTrusted } => {
+                write!(formatter, "{remote} came by a key that is not trusted any more; it is let go")
+            }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();
                 write!(formatter, "{remote} says {kiss}; it is asked every {seconds:.0} s from now on")
             }
-            Self::StateChanged { remote, state } => write!(formatter, "{remote} {}: {state}", state.name()),
+            Self::StateChanged { remote, state, .. } => {
+                write!(formatter, "{remote} {}: {state}", state.name())
+            }
             Self::SystemPeer(Some(remote)) => write!(formatter, "synchronised to {remote}"),
             Self::SystemPeer(None) => formatter.write_str("no longer synchronised to any source"),
             Self::AlreadySource { remote } => {

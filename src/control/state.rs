@@ -109,6 +109,12 @@ pub enum SourceState {
 }
 
 impl SourceState {
+    /// Is nothing wrong with it? Which of those that are good is used changes with every sample.
+    #[must_use]
+    pub const fn is_good(&self) -> bool {
+        matches!(self, Self::NotPreferred | Self::Outlier { .. } | Self::Combined | Self::Selected)
+    }
+
     /// The name of the stage, for logs, `--json` and metrics. Without numbers: log when it changes.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -13,7 +13,7 @@ use super::setup;
 use crate::config::Config;
 use crate::datapath::interface::{InterfaceWatch, View};
 use crate::datapath::udp::{LocalAddress, OpenError, SyncReport, UdpGroup, UdpPort};
-use crate::sys::socket::UdpOptions;
+use crate::sys::socket::{UdpOptions, UdpSocket};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, RawFd};
@@ -81,6 +81,8 @@ impl Instance {
         let device = watched.place.device().map(str::to_owned);
         let options = UdpOptions { device, receive_buffer: Some(RECEIVE_BUFFER) };
         let (group, ports) = UdpGroup::new(config.port, workers.max(1), options);
+        // Inline it is the same thread that answers both.
+        let group = if workers == 0 { group } else { group.divert() };
         let own = config.interfaces.iter().filter(|one| *one.instance == *watched.place.name);
         let links = Links::new(own, Arc::clone(&watched.place), common);
         let instance = Self {
@@ -107,6 +109,11 @@ impl Instance {
     /// Readable when something may have changed.
     pub fn fd(&self) -> Option<RawFd> {
         self.watched.watch.fd().map(|fd| fd.as_raw_fd())
+    }
+
+    /// The sockets that get what is no client's request.
+    pub fn diverted(&self) -> impl Iterator<Item = &UdpSocket> {
+        self.group.diverted()
     }
 
     /// The first look at the interfaces; what fails now is fatal.

@@ -13,15 +13,18 @@ use super::pace::Pace;
 use super::prometheus::Exporter;
 use super::questions;
 use super::setup::load_keys;
+use super::stamps::BatchClock;
 use super::worker::{Notice, Passed};
 use crate::clock::{Reference, ReferenceKind, Trouble};
 use crate::config::{Config, Problems};
+use crate::control::InstanceId;
 use crate::serve::clients::ClientStatistics;
 use crate::serve::limit::RateLimiter;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
 use crate::sys::clock;
 use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::signal::{Signal, SignalFd};
+use crate::sys::socket::Batch;
 use crate::time::{Log2Seconds, Realtime, Timestamp};
 use crate::wire::Mode;
 use crossbeam::channel::Receiver;
@@ -75,6 +78,8 @@ pub(super) struct Server {
     /// Readable when there may be notices.
     noticed: Arc<Waker>,
     pub(super) unsolicited: BTreeMap<Mode, u64>,
+    /// For what comes past the workers.
+    batch: Batch,
     pub(super) associations: Associations,
 }
 
@@ -108,6 +113,8 @@ impl Server {
             entries.extend(self.instances.iter().filter_map(Instance::fd).map(PollEntry::readable));
             let associations_start = entries.len();
             self.associations.add_poll_entries(&mut entries);
+            let diverted_start = entries.len();
+            self.add_diverted_entries(&mut entries);
             let noticed = entries.len();
             entries.push(PollEntry::readable(self.noticed.as_fd().as_raw_fd()));
             if let Some(socket) = &self.control_socket {
@@ -127,7 +134,8 @@ impl Server {
             }
             // Inline, they came just now.
             self.take_notices();
-            let own_entries = entries.get(associations_start..noticed).unwrap_or_default();
+            self.take_diverted(entries.get(diverted_start..noticed).unwrap_or_default());
+            let own_entries = entries.get(associations_start..diverted_start).unwrap_or_default();
             let associations_wait = self.associations.turn(own_entries);
             let tick = Instant::now() >= next_tick;
             if tick {
@@ -212,7 +220,7 @@ impl Server {
             warn!("there was no source at the start: restart to let the clock be steered");
         }
         self.crew.set_keys(&keys.for_clients);
-        self.associations.set_keys(keys.all);
+        self.associations.set_keys(keys.all, &self.config.keys.trusted);
         self.follow_with_associations();
         info!(sources = self.config.sources.len(), "SIGHUP: sources and keys read again");
     }
@@ -284,7 +292,7 @@ impl Server {
         for _ in 0..NOTICES_MAX {
             let Ok(notice) = self.notices.try_recv() else { return };
             match notice {
-                Notice::Packet(passed) => self.pass(&passed),
+                Notice::Packet(passed) => pass(&mut self.associations, &mut self.unsolicited, &passed),
                 Notice::QueueGone { instance, ifindex } => {
                     if let Some(instance) = self.instances.get_mut(usize::from(instance.0)) {
                         instance.links.lost(ifindex);
@@ -294,22 +302,47 @@ impl Server {
         }
     }
 
-    fn has_notices(&self) -> bool {
-        !self.notices.is_empty()
+    fn add_diverted_entries(&self, entries: &mut Vec<PollEntry>) {
+        let sockets = self.instances.iter().flat_map(Instance::diverted);
+        entries.extend(sockets.map(|socket| PollEntry::readable(socket.as_fd().as_raw_fd())));
     }
 
-    /// RFC 5905 figure 20 says what becomes of a packet of another mode than 3; one that is of no use is counted.
-    fn pass(&mut self, passed: &Passed) {
-        let Passed { source, destination, mode, .. } = *passed;
-        if !self.associations.take(passed) {
-            debug!(%source, %destination, ?mode, "packet without association");
-            *self.unsolicited.entry(mode).or_default() += 1;
+    /// A batch from each of these sockets that has one, `entries` being those that were added for them.
+    fn take_diverted(&mut self, entries: &[PollEntry]) {
+        let Self { instances, associations, unsolicited, batch, .. } = self;
+        let mut entries = entries.iter();
+        for (number, instance) in instances.iter().enumerate() {
+            for (socket, entry) in instance.diverted().zip(entries.by_ref()) {
+                // An error is one that ICMP brought, of somebody who was answered and listens no more.
+                if !entry.is_ready() || socket.receive(batch).is_err() {
+                    continue;
+                }
+                let clock = BatchClock::read();
+                for datagram in batch.datagrams() {
+                    let id = InstanceId(number as u16);
+                    let passed = Passed::new(id, socket.local_address(), datagram, &clock);
+                    pass(associations, unsolicited, &passed);
+                }
+            }
         }
+    }
+
+    fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
     }
 
     fn answer_questions(&mut self) {
         let Some(mut socket) = self.control_socket.take() else { return };
         socket.serve(|question| questions::answer(self, question));
         self.control_socket = Some(socket);
+    }
+}
+
+/// RFC 5905 figure 20 says what becomes of a packet of another mode than 3; one that is of no use is counted.
+fn pass(associations: &mut Associations, unsolicited: &mut BTreeMap<Mode, u64>, passed: &Passed) {
+    let Passed { source, destination, mode, .. } = *passed;
+    if !associations.take(passed) {
+        debug!(%source, %destination, ?mode, "packet without association");
+        *unsolicited.entry(mode).or_default() += 1;
     }
 }

@@ -12,7 +12,6 @@ mod queue;
 pub use messages::{Command, Notice, Passed, ToControl, WorkerState};
 pub use queue::Queue;
 
-use super::associations::PASSED_OCTETS_MAX;
 use super::counters::Path;
 use super::exchange::{Answering, Exchange};
 use super::report::WorkerReport;
@@ -26,7 +25,6 @@ use crate::sys::memory::prefetch;
 use crate::sys::process::{self, PollEntry, Waker};
 use crate::sys::scheduling;
 use crate::sys::socket::{BATCH_MAX, Batch};
-use crate::wire::Mode;
 use crossbeam::channel::Receiver;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -267,23 +265,8 @@ impl Worker {
             let outcome = self.answering.responder.respond(payload, &arrival, &snapshot);
             counters.count(&outcome);
             if outcome == Err(Refusal::Mode) {
-                let mode = payload.first().map_or(Mode::Reserved, |octet| Mode::from_low_bits(*octet));
-                let mut octets = [0; PASSED_OCTETS_MAX];
-                let length = octets.get_mut(..payload.len()).map_or(0, |octets| {
-                    octets.copy_from_slice(payload);
-                    payload.len()
-                });
                 // Full: control is behind, and a packet nobody asked for is what can best be lost.
-                let passed = Passed {
-                    instance: id,
-                    source,
-                    destination,
-                    mode,
-                    receive_timestamp: stamp.unwrap_or(clock.realtime),
-                    is_stamped: stamp.is_some(),
-                    octets,
-                    length,
-                };
+                let passed = Passed::new(id, destination, datagram, &clock);
                 self.to_control.send(Notice::Packet(passed));
             }
             self.prepared.push(outcome.ok());

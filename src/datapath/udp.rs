@@ -8,6 +8,9 @@
 //! clients over them by hash (`SO_REUSEPORT`). That alone would let a second time server of the same user join
 //! in silently and take a share of the clients. So the first socket of each address is bound exclusively, which
 //! fails if anybody is there, and is opened to its group only afterwards: no probe, no window between probe and use.
+//!
+//! What is no client's request has a socket of its own at each address, where the kernel can tell the two apart
+//! ([`UdpGroup::divert`]), so that peers, strangers and floods of either cost the workers nothing.
 
 use crate::sys::process::PollEntry;
 use crate::sys::socket::{Batch, Received, Sharing, UdpOptions, UdpSocket};
@@ -108,6 +111,8 @@ pub struct UdpGroup {
     /// Sockets that a worker may not have let go of yet. Should their address come back, it is served by them
     /// again: they still hold it, so it could not be bound anew.
     closing: BTreeMap<LocalAddress, Vec<Weak<UdpSocket>>>,
+    /// For each address the socket behind those of the workers, if there are to be any.
+    diverted: Option<BTreeMap<LocalAddress, UdpSocket>>,
 }
 
 impl UdpGroup {
@@ -116,7 +121,20 @@ impl UdpGroup {
     pub fn new(port: u16, workers: usize, options: UdpOptions) -> (Self, Vec<UdpPort>) {
         let mailboxes: Vec<Mailbox> = (0..workers).map(|_| Arc::new(ArrayQueue::new(1))).collect();
         let ports = mailboxes.iter().map(|mailbox| UdpPort::new(Arc::clone(mailbox))).collect();
-        (Self { port, options, mailboxes, open: BTreeMap::new(), closing: BTreeMap::new() }, ports)
+        let (open, closing) = (BTreeMap::new(), BTreeMap::new());
+        (Self { port, options, mailboxes, open, closing, diverted: None }, ports)
+    }
+
+    /// Keeps what is not of mode 3 away from the workers: it comes to [`Self::diverted`].
+    #[must_use]
+    pub fn divert(self) -> Self {
+        Self { diverted: Some(BTreeMap::new()), ..self }
+    }
+
+    /// The sockets that get what is not of mode 3, one for each address where the kernel can tell; elsewhere it comes to the
+    /// workers.
+    pub fn diverted(&self) -> impl Iterator<Item = &UdpSocket> {
+        self.diverted.iter().flat_map(BTreeMap::values)
     }
 
     /// Serves exactly `wanted` from now on. An address that fails is reported and does not keep the others
@@ -135,6 +153,7 @@ impl UdpGroup {
             match self.open_members(address) {
                 Ok(members) => {
                     self.open.insert(address, members);
+                    self.open_diverted(address);
                     report.added.push(address);
                 }
                 Err(error) => report.failed.push((address, error)),
@@ -153,6 +172,10 @@ impl UdpGroup {
     }
 
     fn close(&mut self, address: LocalAddress) {
+        // Before any of the workers': it was the group's last, so the others keep their places.
+        if let Some(diverted) = &mut self.diverted {
+            diverted.remove(&address);
+        }
         if let Some(members) = self.open.remove(&address) {
             self.closing.insert(address, members.iter().map(Arc::downgrade).collect());
         }
@@ -185,10 +208,25 @@ impl UdpGroup {
             return UdpSocket::bind(local, Sharing::Group, &self.options);
         }
         let first = UdpSocket::bind(local, Sharing::Exclusive, &self.options)?;
-        if self.mailboxes.len() > 1 {
+        if self.mailboxes.len() > 1 || self.diverted.is_some() {
             first.share()?;
         }
         Ok(first)
+    }
+
+    /// Behind all the workers', some of which may be left from earlier in whatever order. A kernel that refuses leaves the
+    /// address's packets to the workers.
+    fn open_diverted(&mut self, address: LocalAddress) {
+        let Some(diverted) = &mut self.diverted else { return };
+        let local = address.with_port(self.port);
+        let opened = UdpSocket::bind(local, Sharing::Group, &self.options);
+        let opened = opened.and_then(|socket| {
+            socket.keep_for_clients(self.mailboxes.len() as u32)?;
+            Ok(socket)
+        });
+        if let Ok(socket) = opened {
+            diverted.insert(address, socket);
+        }
     }
 
     fn publish(&self) {
@@ -396,8 +434,11 @@ mod tests {
 
     #[test]
     fn an_address_that_flaps_is_served_again_before_its_old_sockets_are_gone() {
-        for workers in [1, 3] {
+        for (workers, is_diverting) in [(1, false), (3, false), (1, true), (3, true)] {
             let (mut group, mut ports) = UdpGroup::new(11_124, workers, UdpOptions::default());
+            if is_diverting {
+                group = group.divert();
+            }
             let address = local("127.0.4.2", 0);
             group.sync_addresses(&[address]);
             let fd_of = |port: &UdpPort| port.poll_entries().next().unwrap().fd();
@@ -414,7 +455,22 @@ mod tests {
             ports.iter_mut().for_each(|port| assert!(port.apply_changes()));
             assert_eq!(fd_of(&ports[0]), before);
             assert!(ports.iter().all(|port| port.poll_entries().count() == 1));
+            assert_eq!(group.diverted().count(), usize::from(is_diverting));
+            told_apart(&group, &mut ports);
         }
+    }
+
+    /// Whoever is asked for what.
+    fn told_apart(group: &UdpGroup, ports: &mut [UdpPort]) {
+        let Some(diverted) = group.diverted().next() else { return };
+        let client = std::net::UdpSocket::bind("127.0.4.3:0").unwrap();
+        for first in 0x20..0x28 {
+            client.send_to(&[first], diverted.local_address()).unwrap();
+        }
+        let mut batch = Batch::new();
+        assert_eq!(diverted.receive(&mut batch).unwrap().whole, 7);
+        assert!(batch.datagrams().all(|datagram| datagram.payload()[0] != 0x23));
+        assert_eq!(ports.iter_mut().map(|port| port.receive(0, &mut batch)).sum::<usize>(), 1);
     }
 
     #[test]

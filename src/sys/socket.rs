@@ -12,6 +12,7 @@
 
 mod address;
 mod batch;
+mod choice;
 mod control_message;
 mod stamp;
 mod talk;

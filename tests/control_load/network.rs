@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use timeball::sys::process::{PollEntry, poll};
+use timeball::sys::scheduling;
 use timeball::sys::socket::TalkSocket;
 
 /// Whom they all speak to.
@@ -33,14 +34,15 @@ pub struct Network {
     waiting: Mutex<VecDeque<(Ipv4Addr, u16, [u8; 8])>>,
     /// Requests that came.
     pub requests: AtomicU64,
-    /// Hostile packets that left, those of them that are longer than a header and go to port 123, and those that go to a
-    /// socket of an exchange.
+    /// Hostile packets that left, and those of them that go to a socket of an exchange.
     pub sent: AtomicU64,
-    pub whole_sent: AtomicU64,
     pub to_exchanges: AtomicU64,
     /// Are the hostile at work?
     pub is_hostile: AtomicBool,
     pub is_over: AtomicBool,
+    /// Of clients: requests, and replies to them.
+    pub asked: AtomicU64,
+    pub answered: AtomicU64,
 }
 
 /// The address of a server.
@@ -128,6 +130,30 @@ impl Network {
         }
     }
 
+    /// So many requests a second, one by one. Before everybody else on its CPU, so that they come no thicker when others have
+    /// much to do: clients elsewhere would not know of it either. (`timeball load` on a veth never sleeps, and would be what
+    /// the others wait for.) Called inside the client's namespace.
+    pub fn ask(&self, rate: u64) {
+        scheduling::set_realtime_priority(10).unwrap();
+        let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+        socket.connect((VICTIM, 123)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut request = [0; 48];
+        request[0] = 4 << 3 | 3;
+        let (begin, mut sent, mut reply) = (Instant::now(), 0_u64, [0; 64]);
+        while !self.is_over.load(Ordering::Relaxed) {
+            let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+            std::thread::sleep(due.saturating_sub(begin.elapsed()));
+            request[40..].copy_from_slice(&now());
+            // Refused as long as nobody serves.
+            self.asked.fetch_add(socket.send(&request).is_ok().into(), Ordering::Relaxed);
+            sent += 1;
+            while socket.recv(&mut reply).is_ok_and(|length| length == 48) {
+                self.answered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Sends so many hostile packets a second while [`Self::is_hostile`]. Called inside the client's namespace.
     pub fn assail(&self, rate: u64, servers: u32) {
         let raw = raw_socket();
@@ -150,8 +176,6 @@ impl Network {
                     self.sent.fetch_add(1, Ordering::Relaxed);
                     if target.is_some() {
                         self.to_exchanges.fetch_add(1, Ordering::Relaxed);
-                    } else if packet.len() >= 28 + 48 {
-                        self.whole_sent.fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 sent = due;

@@ -283,7 +283,8 @@ impl Controller {
                 | Farewell::WorseStratum
                 | Farewell::BothPassive
                 | Farewell::Configured
-                | Farewell::SearchedAnew => {}
+                | Farewell::SearchedAnew
+                | Farewell::KeyNotTrusted => {}
             }
         }
         self.report_in(Some(association.instance), Some(id), News::Demobilised { remote, reason });

@@ -7,7 +7,7 @@ use super::super::event::{AssociationId, InstanceId};
 use super::super::news::News;
 use super::super::packet_checks::{DISPERSION_MAX, STRATUM_UNSYNCHRONISED};
 use super::super::poll::SystemPoll;
-use super::super::reference::{reference_id, reference_id_elsewhere};
+use super::super::reference::{reference_id, reference_id_elsewhere, reference_ids};
 use super::super::select::{self, Candidate, MIN_DISPERSION, Selection, select};
 use super::super::source::PollOptions;
 use super::super::state::{self, SourceState};
@@ -15,7 +15,7 @@ use super::{Controller, ControllerOptions, SourceEntry};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Ppm, Timestamp};
 use crate::wire::{Leap, ReferenceId};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// After a step, and at the start, associations are polled anew, spread over this time,
 const FIRST_POLL_SPREAD: NtpDuration = NtpDuration::from_seconds(1);
@@ -121,14 +121,29 @@ impl Controller {
                 peer.filter(|peer| peer.id != association.id && peer.instance == association.instance);
             let other = other.map(|peer| peer.remote.ip());
             let told = association.peer.as_ref().map(|peer| peer.reference_id);
-            let elsewhere = told.filter(|told| is_told_elsewhere(&followers, *told, association.instance));
-            association.candidate(now, slewed, other, elsewhere.as_slice())
+            let name = told.filter(|told| {
+                self.is_own_name(association.instance, *told)
+                    || is_told_elsewhere(&followers, *told, association.instance)
+            });
+            association.candidate(now, slewed, other, name.as_slice())
         };
         self.associations
             .values()
             .filter(|association| association.role.gives_time())
             .map(candidate)
             .collect()
+    }
+
+    /// Our host has these addresses in an instance, and no others there.
+    pub(super) fn on_own_addresses(&mut self, instance: InstanceId, addresses: &[IpAddr]) {
+        self.own_names.insert(instance, reference_ids(addresses));
+        self.select();
+    }
+
+    /// Would this be told in the instance by somebody who follows us there? An address at which we ask nobody is an address
+    /// at which others may ask us.
+    pub(super) fn is_own_name(&self, instance: InstanceId, told: ReferenceId) -> bool {
+        self.own_names.get(&instance).is_some_and(|names| names.contains(&told.0))
     }
 
     /// What each of our sources would tell in other instances if it followed us in its own, sorted: there may be a thousand.
@@ -154,9 +169,9 @@ impl Controller {
         for &(state::SourceId(number), state) in states {
             let Some((&id, association)) = associations.find(|(id, _)| id.0 == number) else { return };
             let changed = std::mem::discriminant(&association.state) != std::mem::discriminant(&state);
-            association.state = state;
+            let before = std::mem::replace(&mut association.state, state);
             if changed {
-                let news = News::StateChanged { remote: association.remote, state };
+                let news = News::StateChanged { remote: association.remote, before, state };
                 let instance = Some(association.instance);
                 self.actions.push(Action::Report { instance, association: Some(id), news });
             }

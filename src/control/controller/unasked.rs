@@ -77,6 +77,7 @@ impl Controller {
             return;
         }
         let configured = entry.configuration().key;
+        let arrival = &self.judged(arrival, configured);
         let verdict = unasked(arrival, configured, options.unsigned, None)
             .and_then(|()| packet_checks::contents(&arrival.header));
         if let Err(failure) = verdict {

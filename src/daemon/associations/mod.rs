@@ -24,7 +24,7 @@ pub use unasked::PASSED_OCTETS_MAX;
 
 pub(super) use keeper::wants_clock;
 
-use crate::auth::KeyTable;
+use crate::auth::{KeyTable, TrustedKeys};
 use crate::clock::Change;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
@@ -51,7 +51,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::place::Place;
 use super::stamps::BatchClock;
@@ -71,7 +71,7 @@ struct Network {
     service: Service,
     /// Of what was sent from port 123.
     departures: Departures,
-    /// Addresses of ours: what comes from them was our own broadcast.
+    /// Addresses of ours: what comes from them was our own broadcast, and who follows one of them follows us.
     own: BTreeSet<IpAddr>,
 }
 
@@ -152,7 +152,7 @@ impl Associations {
         }
         Ok(Self {
             controller: Controller::new(options, seed, moment()),
-            events: VecDeque::new(),
+            events: VecDeque::from([Event::TrustedKeys(config.keys.trusted.clone())]),
             wake_at: None,
             configured: BTreeMap::new(),
             order: Vec::new(),
@@ -179,11 +179,13 @@ impl Associations {
     /// instance, in the order of their numbers.
     pub fn follow(&mut self, config: &Config, views: &[Cow<'_, View>]) {
         for (network, view) in self.networks.iter_mut().zip(views) {
-            network.own = view
-                .interfaces()
-                .flat_map(|one| view.addresses(one.ifindex))
-                .map(|one| one.address)
-                .collect();
+            let addresses = view.interfaces().flat_map(|one| view.addresses(one.ifindex));
+            let own: BTreeSet<IpAddr> = addresses.map(|one| one.address).collect();
+            if network.own != own {
+                let addresses = own.iter().copied().collect();
+                self.events.push_back(Event::OwnAddresses { instance: network.place.id, addresses });
+                network.own = own;
+            }
             network.service.sync(config, view);
         }
         self.follow_sources(configured::sources(config, views));
@@ -240,9 +242,11 @@ impl Associations {
         self.run();
     }
 
-    /// Other keys, from now on.
-    pub fn set_keys(&mut self, keys: Arc<KeyTable>) {
+    /// Other keys, from now on, and which of them may bring a source that nobody named.
+    pub fn set_keys(&mut self, keys: Arc<KeyTable>, trusted: &TrustedKeys) {
         self.keys = keys;
+        self.events.push_back(Event::TrustedKeys(trusted.clone()));
+        self.run();
     }
 
     /// Once a second: what other programs are told of the clock, the drift file.
@@ -423,6 +427,10 @@ fn log(instance: Option<&str>, news: &News) {
         News::Panic(_) => error!(instance, "{news}"),
         News::TableFull | News::AlreadySource { .. } | News::SystemPeer(None) | News::Stepped(_) => {
             warn!(instance, "{news}")
+        }
+        // Good sources take turns at being the best by nanoseconds, some of them at every sample.
+        News::StateChanged { before, state, .. } if before.is_good() && state.is_good() => {
+            debug!(instance, "{news}");
         }
         _ => info!(instance, "{news}"),
     }

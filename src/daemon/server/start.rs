@@ -23,6 +23,7 @@ use crate::serve::clients::ClientStatistics;
 use crate::serve::limit::Lottery;
 use crate::snapshot::{SnapshotCell, SystemSnapshot};
 use crate::sys::process::{self, Waker};
+use crate::sys::socket::Batch;
 use crate::sys::{clock, memory, scheduling};
 use crossbeam::channel::bounded;
 use std::collections::BTreeMap;
@@ -128,6 +129,7 @@ impl Server {
             notices,
             noticed,
             unsolicited: BTreeMap::new(),
+            batch: Batch::new(),
             associations,
         };
         server.begin().inspect_err(|_| server.stop())?;

@@ -8,7 +8,9 @@ use crate::auth::KeyTable;
 use crate::control::InstanceId;
 use crate::daemon::associations::PASSED_OCTETS_MAX;
 use crate::daemon::report::{QueueReport, WorkerReport};
+use crate::daemon::stamps::BatchClock;
 use crate::sys::process::Waker;
+use crate::sys::socket::Datagram;
 use crate::time::{Realtime, Timestamp};
 use crate::wire::Mode;
 use crossbeam::channel::Sender;
@@ -99,11 +101,38 @@ pub struct Passed {
     pub receive_timestamp: Timestamp<Realtime>,
     /// Did the kernel say so?
     pub is_stamped: bool,
-    pub(super) octets: [u8; PASSED_OCTETS_MAX],
-    pub(super) length: usize,
+    octets: [u8; PASSED_OCTETS_MAX],
+    length: usize,
 }
 
 impl Passed {
+    /// A datagram that came to this address of ours.
+    pub(in crate::daemon) fn new(
+        instance: InstanceId,
+        destination: SocketAddr,
+        datagram: &mut Datagram,
+        clock: &BatchClock,
+    ) -> Self {
+        let stamp = datagram.receive_timestamp().and_then(|stamp| clock.plausible(stamp));
+        let source = datagram.source();
+        let payload = &*datagram.payload();
+        let mut octets = [0; PASSED_OCTETS_MAX];
+        let length = octets.get_mut(..payload.len()).map_or(0, |octets| {
+            octets.copy_from_slice(payload);
+            payload.len()
+        });
+        Self {
+            instance,
+            source,
+            destination,
+            mode: payload.first().map_or(Mode::Reserved, |octet| Mode::from_low_bits(*octet)),
+            receive_timestamp: stamp.unwrap_or(clock.realtime),
+            is_stamped: stamp.is_some(),
+            octets,
+            length,
+        }
+    }
+
     /// The packet, or nothing where it was too long to be passed whole.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
