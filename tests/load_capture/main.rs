@@ -98,10 +98,25 @@ fn histogram(values: impl Iterator<Item = u64>) -> Histogram<u64> {
     histogram
 }
 
+/// A busy machine may take the CPU away between the capture's stamp and the generator's time, which is nobody's mistake. It
+/// does not do so three times, and a generator that is wrong is wrong each time.
+const ATTEMPTS: usize = 3;
+
 fn agrees_with_a_capture(engine: &str) {
     if !can_have_labs() {
         return;
     }
+    for attempt in 1..=ATTEMPTS {
+        match capture_and_compare(engine) {
+            Ok(()) => return,
+            Err(difference) => eprintln!("attempt {attempt}: {difference}"),
+        }
+    }
+    panic!("{engine}: the histograms differed {ATTEMPTS} times");
+}
+
+/// Panics where what may not differ does; an error says which percentile does, which time may excuse.
+fn capture_and_compare(engine: &str) -> Result<(), String> {
     let lab = Lab::new(&[]);
     let middle = Middle::new(&lab);
     let daemon = Daemon::start(&lab, &Carrier::Driver.configuration(""));
@@ -148,12 +163,15 @@ fn agrees_with_a_capture(engine: &str) {
         eprintln!("{engine}: {percent} %: {seen} ns by the capture, {measured} ns by the generator");
         // A thousandth is the histograms' own resolution.
         let tolerance = PLACE_NANOSECONDS + seen / 1000;
-        assert!(measured.abs_diff(seen) <= tolerance, "{percent} %: {seen} ns seen, {measured} ns measured");
+        if measured.abs_diff(seen) > tolerance {
+            return Err(format!("{percent} %: {seen} ns seen, {measured} ns measured"));
+        }
     }
     // A fifth of all requests fell into the stall, and their delays are spread evenly over it.
     let stalled = measured.count_between(STALL.as_nanos() as u64 / 10, measured.max());
     let expected = RATE * STALL.as_millis() as u64 / 1000 * 9 / 10;
     assert!(stalled.abs_diff(expected) <= expected / 5, "{stalled} long delays, not about {expected}");
+    Ok(())
 }
 
 #[test]
