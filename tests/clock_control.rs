@@ -9,7 +9,8 @@ use common::peers::{Kind, Peer, THEIRS, in_time, lab};
 use common::{Daemon, Lab, can_have_labs, eventually, project, run_well};
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// A clock of the daemon's own, and what was done to it.
@@ -101,6 +102,60 @@ fn a_wrong_clock_is_stepped_once_and_steered_and_its_drift_remembered() {
     assert!(daemon.log().contains("drift file read"), "{}", daemon.log());
 }
 
+/// Answers at the client's address as a server of stratum 1 whose clock is so many seconds ahead of the machine's, and which
+/// announces a leap second.
+struct Announcer(Child);
+
+impl Announcer {
+    fn start(lab: &Lab, ahead: f64) -> Self {
+        let code = format!(
+            "\
+import socket, struct, time
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('10.99.1.2', 123))
+now = lambda: int((time.time() + {ahead} + 2208988800) * 2**32)
+while True:
+    request, client = server.recvfrom(100)
+    came = now()
+    server.sendto(struct.pack('!BBbbII4sQ8sQQ', 0x64, 1, 1, -20, 0, 0, b'TEST', came, request[40:48], came, now()), client)"
+        );
+        let child = lab.on_client("python3").args(["-c", &code]).stdin(Stdio::null()).spawn().unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// RFC 5905 section 7.3: a leap second comes at the end of the month, though it is announced before. The kernel inserts it at
+/// the end of the day on which it is told.
+#[test]
+fn the_kernel_is_told_of_a_leap_second_on_the_last_day_of_the_month() {
+    if !can_have_labs() {
+        return;
+    }
+    // Noon of 2030-12-30 and of the day after. (Both clocks are there, so that nothing is stepped.)
+    for (noon, told) in [(1_924_862_400.0_f64, "0 "), (1_924_948_800.0, "0x10 ")] {
+        let machine = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let ahead = (noon - machine).round();
+        let (lab, clock) = (lab(), Clock::new(ahead, 0.0));
+        let _server = Announcer::start(&lab, ahead);
+        let daemon = clock.daemon(&lab, "");
+        in_time("the leap second is announced", || {
+            let clock = &daemon.status()["clock"];
+            if clock["leap"] == "insert" { Ok(()) } else { Err(clock.to_string()) }
+        });
+        eventually("the kernel is told of the clock", || {
+            clock.deeds("status").last().is_some_and(|deed| deed.starts_with(told)).then_some(())
+        });
+        assert_eq!(clock.steps(), Vec::<f64>::new());
+    }
+}
+
 #[test]
 fn beyond_the_panic_threshold_nothing_is_done_unless_allowed_at_the_start() {
     if !can_have_labs() {
@@ -113,7 +168,11 @@ fn beyond_the_panic_threshold_nothing_is_done_unless_allowed_at_the_start() {
     in_time("it panics", || {
         if daemon.log().contains("beyond the panic limit") { Ok(()) } else { Err(daemon.log()) }
     });
-    assert_eq!((limited.steps(), daemon.status()["clock"]["stratum"].as_u64()), (vec![], Some(16)));
+    let clock = &daemon.status()["clock"];
+    assert_eq!((limited.steps(), clock["stratum"].as_u64()), (vec![], Some(16)));
+    assert!(clock["problem"].as_str().unwrap().contains("too far off to be served"), "{clock}");
+    let shown = daemon.sources_text();
+    assert!(shown.contains("not synchronised: by 10.99.1.2:123, which is selected"), "{shown}");
     drop(daemon);
     let allowed = Clock::new(2000.0, 0.0);
     let daemon = allowed.daemon(&lab, "first-step = \"any-size\"");

@@ -37,6 +37,19 @@ fn an_empty_file_is_the_default() {
     assert_eq!(Config::load(None, &Overrides::default()).expect("defaults are right"), Config::default());
 }
 
+/// What is copied from there must work; the key file has a chapter of its own.
+#[test]
+fn what_the_readme_shows_is_right() {
+    let readme = include_str!("../README.md");
+    let blocks: Vec<&str> =
+        readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 5, "{} examples", blocks.len());
+    for block in blocks {
+        let keys = if block.contains("\nkey = ") { "[keys]\nfile = \"/k\"\n" } else { "" };
+        parse(&format!("{block}{keys}")).unwrap_or_else(|told| panic!("{block}\n{told}"));
+    }
+}
+
 #[test]
 fn the_example_spells_out_the_defaults() {
     let expected = Config {
@@ -232,6 +245,18 @@ fn sources_are_refused_by_name_and_range() {
         ("[[server]]\nport = 1", "1: server.address is missing, must be a name or an address"),
         ("[[server]]\naddress = \"1.2.3\"", "2: server.address = \"1.2.3\": must be a name or an address"),
         (
+            "[[server]]\naddress = \"224.0.1.1\"",
+            "2: server.address = \"224.0.1.1\": must be a name or an address of one host",
+        ),
+        (
+            "[[peer]]\naddress = \"fe80::1\"",
+            "2: peer.address = \"fe80::1\": must be a name or an address of one host",
+        ),
+        (
+            "[[pool]]\naddress = \"2001:db8::1%eth0\"",
+            "2: pool.address = \"2001:db8::1%eth0\": must be a name or an address of one host",
+        ),
+        (
             "[[server]]\naddress = \"a\"\nkey = 1",
             "3: server.key = 1: must be \"off\" where keys.file gives no keys",
         ),
@@ -309,6 +334,63 @@ fn sources_are_refused_by_name_and_range() {
         );
     }
     assert!(parse(&format!("{keys}[[server]]\naddress = \"a\"\nkey = 1")).is_ok());
+}
+
+/// The controller has room for so many, and would leave the others out.
+#[test]
+fn there_may_be_1024_sources() {
+    let server = |number: usize| format!("[[server]]\naddress = \"s{number}\"\n");
+    let many: String = (0..1024).map(server).collect();
+    assert_eq!(parse(&many).expect("the most there may be").sources.len(), 1024);
+    assert_eq!(
+        parse(&format!("{many}[[peer]]\naddress = \"p\"\n")).expect_err("one more"),
+        "timeball.toml:2050: peer.address = \"p\": must be left out: there may be 1024 tables of sources at most"
+    );
+}
+
+/// The second would be left out, whatever it says.
+#[test]
+fn a_source_is_configured_once() {
+    let twice = |first: &str, second: &str| {
+        let told = parse(&format!("{first}\n{second}\n")).err();
+        told.map(|told| told.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let server = "[[server]]\naddress = \"192.0.2.1\"";
+    assert_eq!(
+        twice(server, "[[peer]]\naddress = \"::ffff:192.0.2.1\"").expect("two tables, one server"),
+        [
+            "timeball.toml:4: peer.address = \"::ffff:192.0.2.1\": must be given once, but is server.address at \
+          timeball.toml:2 already"
+        ]
+    );
+    assert_eq!(
+        twice("[[broadcast]]", "[[broadcast]]\naddress = \"224.0.1.1\"").expect("NTP's group twice"),
+        [
+            "timeball.toml:3: broadcast.address = \"224.0.1.1\": must be given once, but is broadcast.address at \
+          timeball.toml:1 already"
+        ]
+    );
+    for (first, second) in [
+        ("[[server]]\naddress = \"fe80::1%eth0\"", "[[pool]]\naddress = \"fe80::1%eth0\""),
+        (
+            "[[broadcast-client]]\naddress = \"0.0.0.0\"",
+            "[[broadcast-client]]\naddress = \"0.0.0.0\"\ndelay = \"1ms\"",
+        ),
+        ("[[manycast-client]]", "[[manycast-client]]\nenough = 1"),
+        ("[[manycast-server]]", "[[manycast-server]]\nallow-unsigned = true"),
+    ] {
+        assert_eq!(twice(first, second).map(|told| told.len()), Some(1), "{first} {second}");
+    }
+    // One name may lead to many; the others are two.
+    for (first, second) in [
+        ("[[server]]\naddress = \"a\"", "[[server]]\naddress = \"a\""),
+        (server, "[[server]]\naddress = \"192.0.2.1\"\nport = 1123"),
+        ("[[server]]\naddress = \"fe80::1%eth0\"", "[[server]]\naddress = \"fe80::1%eth1\""),
+        ("[[broadcast]]", "[[broadcast]]\ninterface = \"eth0\""),
+        ("[[manycast-client]]", "[[manycast-server]]"),
+    ] {
+        assert_eq!(twice(first, second), None, "{first} {second}");
+    }
 }
 
 /// RFC 5905 section 3.1: 224.0.1.1 is NTP's.

@@ -7,6 +7,7 @@ mod common;
 
 use common::{Carrier, Daemon, Lab, SERVER, can_have_labs, eventually, run, run_well, text};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
@@ -103,6 +104,18 @@ fn a_wrong_configuration_is_the_users_error_and_names_key_and_value() {
             says(&output, 2, &names);
         }
     }
+}
+
+#[test]
+fn a_key_that_the_key_file_lacks_is_named_with_those_that_it_has() {
+    let files = Files::with("");
+    let (path, keys) = (files.path("timeball.toml"), files.path("keys"));
+    fs::write(&keys, "1 SHA1 secret\n3 SHA256 secret\n").unwrap();
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+    let peer = "[[server]]\naddress = \"192.0.2.1\"\nkey = 3\n[[peer]]\naddress = \"192.0.2.7\"\nkey = 7\n";
+    fs::write(&path, format!("[keys]\nfile = \"{keys}\"\n{peer}")).unwrap();
+    let output = run(Command::new(env!("CARGO_BIN_EXE_timeball")).args(["check", "--config", &path]));
+    says(&output, 2, &["peer.key = 7, for 192.0.2.7", &keys, "which has 1, 3"]);
 }
 
 #[test]

@@ -79,6 +79,26 @@ fn sources_come_go_and_change_and_the_others_are_not_disturbed() {
     assert!(daemon.log().contains("restart for the rest"), "{}", daemon.log());
 }
 
+/// That there is somebody to ask does not make the clock right yet.
+#[test]
+fn a_first_source_is_not_logged_as_a_synchronised_clock() {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = Lab::new(&[]);
+    let daemon = Daemon::start_with(&lab, &[], &[], CARRIER);
+    assert!(daemon.log().contains("no time reference is configured"), "{}", daemon.log());
+    daemon.reconfigure(&[CARRIER, &server("10.99.1.11", 0)].concat());
+    eventually("it is asked for some seconds", || {
+        shown(&daemon).first().is_some_and(|(_, sent)| *sent >= 3).then_some(())
+    });
+    assert!(!daemon.log().contains("the clock is synchronised"), "{}", daemon.log());
+    daemon.reconfigure(CARRIER);
+    eventually("it is said again", || {
+        (daemon.log().matches("no time reference is configured").count() == 2).then_some(())
+    });
+}
+
 /// The source that is followed is followed all the time, whoever comes or goes beside it; gone, it is not.
 #[test]
 fn the_selected_source_stays_selected_until_it_is_removed() {

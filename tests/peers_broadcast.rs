@@ -7,14 +7,21 @@ mod common;
 
 use common::peers::{Keys, Kind, OURS, Peer, THEIRS, follows, in_time, is_followed, lab, timeball};
 use common::{can_have_labs, run_well};
+use std::fs;
+use std::path::Path;
+use tempfile::TempDir;
 
 const BROADCAST: &str = "10.99.1.255";
 const GROUP: &str = "224.0.1.1";
 const GROUP_V6: &str = "ff05::101";
 
-/// How far their clock is ahead of ours, and how near to that our measurement must come.
+/// How far their clock is ahead of ours, and how near to that our measurement must come, and theirs.
 const AHEAD_SECONDS: f64 = 0.030;
 const CALIBRATION_SECONDS_MAX: f64 = 0.000_2;
+/// Of so many of ntpd's offsets the middle one counts: one packet may be held up on a busy machine.
+const OFFSETS: usize = 3;
+/// So often is ntpd given the chance that the packet by which it calibrates itself is not held up.
+const CALIBRATIONS: usize = 4;
 
 /// They tell, and we listen.
 #[track_caller]
@@ -46,7 +53,7 @@ fn we_hear_over(carrier: &str, kind: Kind, their_lines: &str, ours: &str, remote
     });
 }
 
-/// We tell, and they listen.
+/// We tell, and they listen: they follow us, and measure how far their clock is ahead of ours by what they hear.
 #[track_caller]
 fn we_are_heard(their_lines: &str, ours: &str, our_reference: &str) {
     if !can_have_labs() {
@@ -56,11 +63,70 @@ fn we_are_heard(their_lines: &str, ours: &str, our_reference: &str) {
     let configuration =
         format!("datapath = \"socket\"\n{}[[broadcast]]\ninterval = 3\n{ours}\n", keys.lines());
     let daemon = timeball(&lab, &["--local-stratum", "5"], &configuration);
-    let Some(_client) = Peer::start(&lab, Kind::Ntpd, their_lines) else { return };
-    is_followed(&lab, THEIRS[0], our_reference, 6);
+    let is_right = |heard: &Heard| (heard.offset + AHEAD_SECONDS).abs() <= CALIBRATION_SECONDS_MAX;
+    let mut all: Vec<Heard> = Vec::new();
+    while !all.last().is_some_and(is_right) {
+        assert!(all.len() < CALIBRATIONS, "the first broadcast was held up each time: {all:?}");
+        let statistics = TempDir::new().unwrap();
+        let lines = format!("{}\n{their_lines}", statistics_lines(statistics.path()));
+        let Some(_client) = Peer::start_ahead(&lab, Kind::Ntpd, &lines, AHEAD_SECONDS) else { return };
+        is_followed(&lab, THEIRS[0], our_reference, 6);
+        all.push(in_time("our clock is measured", || {
+            let heard = Heard::read(statistics.path())?;
+            let is_known = is_right(&heard) || heard.first_late > CALIBRATION_SECONDS_MAX;
+            if is_known { Ok(heard) } else { Err(format!("{heard:?}")) }
+        }));
+    }
     let report = daemon.sources();
     let row = &report["sources"][0];
     assert!(row["mode"] == "broadcast" && row["sent"].as_u64().unwrap() >= 1, "{row}");
+}
+
+/// What ntpd has made of our broadcasts, in seconds. It takes half of the delay from the offset of its volley and that of the
+/// first broadcast after it, and never again: if that one is held up by 5 ms, all that it hears is 5 ms off from then on
+/// (seen: -25.127 ms in place of -30). That is no fault of ours, so it is started anew, unless it happens each time.
+#[derive(Debug)]
+struct Heard {
+    /// The middle one of the last offsets, as ntpq shows them (> 0: its clock is behind).
+    offset: f64,
+    /// How much longer the first was under way than the quickest after it.
+    first_late: f64,
+}
+
+impl Heard {
+    /// When there are enough of them.
+    fn read(statistics: &Path) -> Result<Self, String> {
+        let read = |name| fs::read_to_string(statistics.join(name)).unwrap_or_default();
+        // DAY SECOND FROM TO ORG REC XMT DST LEAP VERSION MODE ...: answers to its volley are in mode 4.
+        let packets = read("rawstats");
+        let fields = packets.lines().rev().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let heard: Vec<_> = fields
+            .filter(|fields| fields.len() > 10 && ["4", "5"].contains(&fields[10]))
+            .take_while(|fields| fields[10] == "5")
+            .collect();
+        // The first only says again what the volley did.
+        if heard.len() <= OFFSETS {
+            return Err(format!("{} broadcasts since its volley", heard.len()));
+        }
+        let seconds = |text: &str| text.parse::<f64>().map_err(|error| format!("{text}: {error}"));
+        let ways: Result<Vec<f64>, String> =
+            heard.iter().map(|fields| Ok(seconds(fields[7])? - seconds(fields[6])?)).collect();
+        let ways = ways?;
+        let (first, later) = ways.split_last().ok_or("none")?;
+        // DAY SECOND FROM STATUS OFFSET DELAY DISPERSION JITTER
+        let offsets = read("peerstats");
+        let offsets = offsets.lines().rev().filter_map(|line| line.split_whitespace().nth(4)?.parse().ok());
+        let mut offsets: Vec<f64> = offsets.take(OFFSETS).collect();
+        offsets.sort_unstable_by(f64::total_cmp);
+        let offset = offsets.get(OFFSETS / 2).copied().ok_or_else(|| format!("{offsets:?}"))?;
+        Ok(Self { offset, first_late: first - later.iter().copied().fold(f64::INFINITY, f64::min) })
+    }
+}
+
+/// What makes ntpd write down in this folder what comes and what it makes of it.
+fn statistics_lines(folder: &Path) -> String {
+    let files = ["peerstats", "rawstats"].map(|name| format!("filegen {name} file {name} type none enable"));
+    format!("statsdir {}/\nstatistics peerstats rawstats\n{}", folder.display(), files.join("\n"))
 }
 
 #[test]

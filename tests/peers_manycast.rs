@@ -64,6 +64,15 @@ fn ntpd_finds_us() {
 }
 
 #[test]
+fn ntpd_finds_us_over_ipv6() {
+    let ours = "address = \"ff05::101\"\nallow-unsigned = true\ninterface = \"tb0\"";
+    we_are_found("disable auth\nmanycastclient ff05::101", ours, OUR_V6_REFERENCE);
+}
+
+/// The first octets of the MD5 digest of fd99:1::1.
+const OUR_V6_REFERENCE: &str = "77.14.249.191";
+
+#[test]
 fn ntpd_finds_us_with_a_key() {
     let ours = "address = \"224.0.1.1\"\nkey = 1";
     we_are_found("manycastclient 224.0.1.1 key 1", ours, OURS[0]);

@@ -6,8 +6,12 @@
 
 mod common;
 
-use common::can_have_labs;
 use common::peers::{Keys, Kind, OURS, Peer, THEIRS, follows, in_time, is_followed, lab, timeball};
+use common::{can_have_labs, run_well};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
 
 /// A source that is asked every two seconds.
 fn server(address: &str, more: &str) -> String {
@@ -57,6 +61,39 @@ fn we_follow_chronyd_with_an_aes_key() {
     we_follow(Kind::Chronyd, THEIRS[0], "datapath = \"socket\"", "key = 1");
 }
 
+/// It asks us over one family and is asked over the other, so that its reference id is another address of ours than the one
+/// it is asked from.
+#[track_caller]
+fn we_do_not_follow_who_follows_us(ours: &str, theirs: &str, remote: &str) {
+    if !can_have_labs() {
+        return;
+    }
+    let lab = lab();
+    let configuration = format!("datapath = \"socket\"\n{}", server(theirs, ""));
+    let daemon = timeball(&lab, &["--local-stratum", "5"], &configuration);
+    let lines = format!("server {ours} iburst minpoll 1 maxpoll 1");
+    let Some(_follower) = Peer::start(&lab, Kind::Chronyd, &lines) else { return };
+    in_time("it is seen that it follows us", || {
+        let report = daemon.sources();
+        let rows = report["sources"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["address"] == remote).ok_or("it is not there")?;
+        assert_ne!(row["sign"], "*", "{row}");
+        if row["state"] == "follows-us" { Ok(()) } else { Err(row.to_string()) }
+    });
+    let clock = &daemon.status()["clock"];
+    assert_eq!((&clock["stratum"], &clock["source"]), (&5.into(), &"local".into()), "{clock}");
+}
+
+#[test]
+fn we_do_not_follow_chronyd_that_follows_our_ipv6_address() {
+    we_do_not_follow_who_follows_us(OURS[1], THEIRS[0], "10.99.1.2:123");
+}
+
+#[test]
+fn we_do_not_follow_chronyd_that_follows_our_ipv4_address() {
+    we_do_not_follow_who_follows_us(OURS[0], THEIRS[1], "[fd99:1::2]:123");
+}
+
 /// Its answers are of the version of the question, without and with a MAC.
 #[test]
 fn we_follow_chronyd_in_version_3() {
@@ -89,6 +126,67 @@ fn we_follow_ntpd_with_an_aes_key() {
 }
 
 /// The other daemon has another key of this id, which is as good as none.
+/// One server, asked at one address for each of these keys: all its answers are authentic, or nothing were measured.
+#[track_caller]
+fn we_follow_with_each_key(kind: Kind, keys: &str, ids: &[u8]) {
+    if !can_have_labs() {
+        return;
+    }
+    let (lab, folder) = (lab(), TempDir::new().unwrap());
+    let path = folder.path().join("keys");
+    fs::write(&path, keys).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let address = |id: &u8| format!("10.99.1.{}", 20 + id);
+    for id in ids {
+        run_well(lab.on_client("ip").args(["address", "add", &format!("{}/24", address(id)), "dev", "tb0"]));
+    }
+    let trusted: Vec<String> = ids.iter().map(u8::to_string).collect();
+    let theirs = match kind {
+        Kind::Chronyd => format!("keyfile {}", path.display()),
+        Kind::Ntpd | Kind::Ntpsec => format!("keys {}\ntrustedkey {}", path.display(), trusted.join(" ")),
+    };
+    let Some(_server) = Peer::start(&lab, kind, &format!("{}\n{theirs}", kind.local())) else { return };
+    let servers = ids.iter().map(|id| server(&address(id), &format!("key = {id}")));
+    let configuration =
+        format!("datapath = \"socket\"\n[keys]\nfile = \"{}\"\nallow-md5 = true\n", path.display());
+    let daemon = timeball(&lab, &[], &(configuration + &servers.collect::<String>()));
+    in_time("each key is right", || {
+        let report = daemon.sources();
+        let rows = report["sources"].as_array().unwrap();
+        // One measurement each: ntpsec does not answer one address for long at the rate of all.
+        let is_right = |row: &&Value| row["measured_offset_seconds"].is_f64();
+        let signed: Vec<u64> = rows.iter().filter(is_right).filter_map(|row| row["key"].as_u64()).collect();
+        if ids.iter().map(|id| u64::from(*id)).eq(signed) { Ok(()) } else { Err(report.to_string()) }
+    });
+}
+
+const HEX_16: &str = "000102030405060708090a0b0c0d0e0f";
+const HEX_20: &str = "a27872d3030a9025b8446c751b4551a7629af65c";
+
+#[test]
+fn we_follow_chronyd_with_each_key() {
+    let keys = format!(
+        "1 MD5 ASCII:secret\n2 SHA1 HEX:{HEX_20}\n3 SHA256 HEX:{HEX_16}\n4 SHA384 HEX:{HEX_16}\n\
+         5 SHA512 HEX:{HEX_16}\n6 AES128 HEX:{HEX_16}\n7 AES256 HEX:{HEX_16}{HEX_16}\n"
+    );
+    we_follow_with_each_key(Kind::Chronyd, &keys, &[1, 2, 3, 4, 5, 6, 7]);
+}
+
+/// The types that ntpd and ntpsec have, in words that both understand.
+fn ntpds() -> String {
+    format!("1 MD5 secret\n2 SHA1 {HEX_20}\n3 SHA256 {HEX_20}\n6 AES128CMAC {HEX_16}\n")
+}
+
+#[test]
+fn we_follow_ntpd_with_each_key() {
+    we_follow_with_each_key(Kind::Ntpd, &ntpds(), &[1, 2, 3, 6]);
+}
+
+#[test]
+fn we_follow_ntpsec_with_each_key() {
+    we_follow_with_each_key(Kind::Ntpsec, &ntpds(), &[1, 2, 3, 6]);
+}
+
 #[test]
 fn we_do_not_follow_who_cannot_sign() {
     if !can_have_labs() {

@@ -44,6 +44,27 @@ impl KeyId {
     }
 }
 
+/// The keys that anybody may use who has them: clients, and whoever would be a source of ours without being named for one.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum TrustedKeys {
+    /// Each that there is.
+    #[default]
+    All,
+    /// These, each once.
+    Only(Vec<KeyId>),
+}
+
+impl TrustedKeys {
+    /// Is this one of them?
+    #[must_use]
+    pub fn trusts(&self, key: KeyId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(keys) => keys.contains(&key),
+        }
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)

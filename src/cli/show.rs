@@ -35,15 +35,20 @@ fn show<T: DeserializeOwned>(
         let path = socket.display();
         Failure::failed(format_args!("no daemon answers on {path}: {error}; is `timeball serve` running?"))
     })?;
-    let mut output = io::stdout();
     if json {
-        output.write_all(answer.as_bytes())?;
-        return Ok(());
+        return print(&answer);
     }
     let report: T = serde_json::from_str(&answer)
         .map_err(|error| Failure::failed(format_args!("the daemon's answer cannot be read: {error}")))?;
-    output.write_all(text(&report).as_bytes())?;
-    Ok(())
+    print(&text(&report))
+}
+
+/// A reader that has seen enough, like `head`, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 fn status_text(report: &StatusReport) -> String {

@@ -7,6 +7,10 @@ use super::table::columns;
 use crate::daemon::associations::{SourceReport, SourcesReport, SynchronisationReport};
 use crate::time::NtpDuration;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+/// How much of a name the table shows: an IPv6 address with a scope fits.
+const NAME_SHOWN_MAX: usize = 48;
 
 pub(super) fn text(report: &SourcesReport) -> String {
     let mut text = String::new();
@@ -53,7 +57,7 @@ fn row(source: &SourceReport) -> Vec<String> {
         source.sign.clone(),
         source.instance.clone(),
         source.mode.clone(),
-        name(source),
+        name_of(source),
         or_dash(source.stratum.map(|stratum| stratum.to_string())),
         or_dash(source.poll.map(|poll| poll.to_string())),
         or_dash(source.reach.map(|reach| format!("{reach:o}"))),
@@ -65,17 +69,27 @@ fn row(source: &SourceReport) -> Vec<String> {
     ]
 }
 
-/// As configured, with the address where that says more; the port only where it is another than NTP's.
-fn name(source: &SourceReport) -> String {
-    let Some(address) = &source.address else { return source.name.clone() };
+/// As configured, with the address where that says more; the port only where it is another than NTP's. Of a long name the
+/// beginning, since each line is as long as the longest: `--json` has all of it.
+fn name_of(source: &SourceReport) -> String {
+    let shown = match source.name.char_indices().nth(NAME_SHOWN_MAX) {
+        Some((end, _)) => format!("{}...", &source.name[..end]),
+        None => source.name.clone(),
+    };
+    let Some(address) = &source.address else { return shown };
     let address = match address.strip_suffix(":123") {
         Some(bare) => bare.trim_start_matches('[').trim_end_matches(']'),
         None => address,
     };
-    if source.name.is_empty() || source.name == address {
+    let host = address.parse::<SocketAddr>().map(|address| address.ip().to_string());
+    // An interface's name says more than its number.
+    let is_scoped = |(host, _)| address.split_once('%').is_some_and(|(same, _)| same == host);
+    if source.name.is_empty() || source.name == address || host.is_ok_and(|host| host == source.name) {
         address.to_owned()
+    } else if source.name.split_once('%').is_some_and(is_scoped) {
+        shown
     } else {
-        format!("{} ({address})", source.name)
+        format!("{shown} ({address})")
     }
 }
 
@@ -99,6 +113,13 @@ pub(super) fn synchronisation(report: &SynchronisationReport, several: bool) -> 
     let instance = report.system_peer_instance.as_ref().filter(|_| several);
     let instance = instance.map_or_else(String::new, |name| format!(" in {name}"));
     let mut line = match &report.system_peer {
+        // What is served then is not by them, and `timeball status` has it.
+        None if report.sources == 0 => return "nobody gives us time here".to_owned(),
+        Some(peer) if !report.synchronised => {
+            format!(
+                "not synchronised: by {peer}{instance}, which is selected, this clock is too far off to be served"
+            )
+        }
         Some(peer) => {
             format!("synchronised to {peer}{instance}, {} of {} sources used", report.used, report.sources)
         }
@@ -153,6 +174,7 @@ mod tests {
             steering: true,
             system_peer: Some("192.0.2.1:123".into()),
             system_peer_instance: Some("default".into()),
+            synchronised: true,
             offset_seconds: Some(5e-6),
             jitter_seconds: Some(1e-6),
             frequency_ppm: Some(-3.5),
@@ -183,6 +205,34 @@ synchronised to 192.0.2.1:123, 1 of 2 sources used, last offset +5.00 us, jitter
         let starts = ["S  instance  mode", "*  red       server", "?  blue      server"];
         assert!(shown.lines().zip(starts).all(|(line, start)| line.starts_with(start)), "{shown}");
         assert!(shown.contains("synchronised to 192.0.2.1:123 in red, 1 of"), "{shown}");
+        report.synchronisation.synchronised = false;
+        let shown = text(&report);
+        assert!(shown.contains("\nnot synchronised: by 192.0.2.1:123 in red, which is selected"), "{shown}");
         assert_eq!(text(&SourcesReport::default()), "no sources are configured\n");
+        let broadcast =
+            SourceReport { sign: " ".into(), mode: "broadcast".into(), ..SourceReport::default() };
+        let shown = text(&SourcesReport { sources: vec![broadcast], ..SourcesReport::default() });
+        assert!(shown.contains("\nnobody gives us time here\n"), "{shown}");
+    }
+
+    #[test]
+    fn a_long_name_is_cut_and_its_address_is_not() {
+        let named = |name: &str, address: Option<&str>| {
+            name_of(&SourceReport {
+                name: name.into(),
+                address: address.map(str::to_owned),
+                ..Default::default()
+            })
+        };
+        let long = "n".repeat(253);
+        let cut = format!("{}...", "n".repeat(48));
+        assert_eq!(named(&long, None), cut);
+        assert_eq!(named(&long, Some("192.0.2.1:123")), format!("{cut} (192.0.2.1)"));
+        let address = "2001:db8:1111:2222:3333:4444:5555:6666";
+        assert_eq!(named(address, Some(&format!("[{address}]:123"))), address);
+        assert_eq!(named("192.0.2.1", Some("192.0.2.1:1123")), "192.0.2.1:1123");
+        assert_eq!(named("2001:db8::1", Some("[2001:db8::1]:1123")), "[2001:db8::1]:1123");
+        assert_eq!(named("fe80::1%eth0", Some("[fe80::1%2]:123")), "fe80::1%eth0");
+        assert_eq!(named(&"\u{e9}".repeat(48), None).chars().count(), 48, "characters, not octets");
     }
 }

@@ -5,11 +5,13 @@
 //! about its clock is an argument, so that every state can be injected.
 
 mod drift;
+mod leap;
 mod reference;
 mod steering;
 mod steps;
 
 pub use drift::DriftFile;
+pub use leap::leap_of_today;
 pub use reference::{Reference, ReferenceKind, Trouble};
 pub use steering::{Clock, Kept, SystemClock, UntouchedClock};
 pub use steps::{Change, Clocks, MachineClocks, StepWatch};

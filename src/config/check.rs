@@ -9,11 +9,9 @@ use super::model::{Access, Clients, Config, Interface, Keys, Metrics, RateLimit,
 use super::problem::{Place, Problem, Problems, Setting};
 use super::raw::{Node, Raw, Value};
 use super::section::{Converted, Report, Section, choices, integer};
-use super::values::{
-    ReferenceId, TrustedKeys, Vlan, Workers, is_interface_name, parse_address_or_off, prefix,
-};
+use super::values::{ReferenceId, Vlan, Workers, is_interface_name, parse_address_or_off, prefix};
 use super::{Datapath, check_sources, duration};
-use crate::auth::KeyId;
+use crate::auth::{KeyId, TrustedKeys};
 use crate::time::NtpDuration;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,6 +11,7 @@ use super::sources::{
     Broadcast, BroadcastClient, GROUP, ManycastClient, ManycastServer, POLLS, Peer, Polling, Pool, Server,
     Sources, Worth,
 };
+use super::tables::Tables;
 use super::values::{host, is_interface_name};
 use crate::auth::KeyId;
 use crate::control::source::POOL_MEMBERS_MAX;
@@ -28,8 +29,7 @@ const PORTS: RangeInclusive<i64> = 1..=65_535;
 /// Versions 1 and 2 know no mode, or not as later ones do, and nobody has had a server of them for decades.
 const VERSIONS: RangeInclusive<i64> = 3..=4;
 
-const ADDRESS: &str =
-    r#"a name or an address in quotes, like "ntp.example.org", "192.0.2.1" or "2001:db8::1""#;
+const ADDRESS: &str = r#"a name or an address of one host in quotes, like "ntp.example.org", "192.0.2.1" or "2001:db8::1"; a link-local one, and no other, with its interface: "fe80::1%eth0""#;
 const GROUPS: &str = r#"a multicast group in quotes, like "224.0.1.1" or "ff05::101""#;
 const BROADCASTS: &str =
     r#"a broadcast address or multicast group in quotes, like "192.0.2.255", "224.0.1.1" or "ff05::101""#;
@@ -49,19 +49,35 @@ struct Around<'a> {
 
 pub(super) fn sources(top: &mut Section<'_>, has_keys: bool, instances: &Known) -> Sources {
     let around = Around { has_keys, instances };
-    Sources {
+    let read = Tables {
         servers: top.sections("server", |mut section| {
+            let place = place(&section, None);
             let server = server(&mut section, around);
             section.finish();
-            server
+            (place, server)
         }),
-        pools: top.sections("pool", |section| pool(section, around)),
-        peers: top.sections("peer", |section| peer(section, around)),
-        broadcasts: top.sections("broadcast", |section| broadcast(section, around)),
-        broadcast_clients: top.sections("broadcast-client", |section| broadcast_client(section, around)),
-        manycast_clients: top.sections("manycast-client", |section| manycast_client(section, around)),
-        manycast_servers: top.sections("manycast-server", |section| manycast_server(section, around)),
-    }
+        pools: top.sections("pool", |section| (place(&section, None), pool(section, around))),
+        peers: top.sections("peer", |section| (place(&section, None), peer(section, around))),
+        broadcasts: top
+            .sections("broadcast", |section| (place(&section, Some(GROUP)), broadcast(section, around))),
+        broadcast_clients: top.sections("broadcast-client", |section| {
+            (place(&section, None), broadcast_client(section, around))
+        }),
+        manycast_clients: top.sections("manycast-client", |section| {
+            (place(&section, Some(GROUP)), manycast_client(section, around))
+        }),
+        manycast_servers: top.sections("manycast-server", |section| {
+            (place(&section, Some(GROUP)), manycast_server(section, around))
+        }),
+    };
+    read.report_surplus(top);
+    read.report_repeats(top);
+    read.into_sources()
+}
+
+/// Where a table's address is written, or the table itself where it is left to its default.
+fn place(section: &Section<'_>, default: Option<IpAddr>) -> Option<Setting> {
+    section.setting("address").or_else(|| section.absent("address", &default?.to_string()))
 }
 
 /// A server of default settings where a value is wrong: that is reported, and nothing comes of the rest.

@@ -22,8 +22,10 @@ mod problem;
 mod raw;
 mod section;
 mod sources;
+mod tables;
 mod values;
 
+pub use crate::auth::TrustedKeys;
 pub use clock_control::{ClockControl, FirstStepPolicy, Selection};
 pub use duration::parse as parse_duration;
 pub use instance::{DEFAULT as DEFAULT_INSTANCE, INSTANCES_MAX, Instance};
@@ -37,7 +39,7 @@ pub use sources::{
     Broadcast, BroadcastClient, ManycastClient, ManycastServer, PassivePeersPolicy, Peer, Polling, Pool,
     Server, Sources, Worth,
 };
-pub use values::{ReferenceId, TrustedKeys, Vlan, Workers};
+pub use values::{ReferenceId, Vlan, Workers};
 
 use raw::Raw;
 use std::fs::File;

@@ -8,8 +8,9 @@
 use super::clock_control::{ClockControl, Selection};
 use super::instance::{DEFAULT, Instance};
 use super::sources::{PassivePeersPolicy, Sources};
-use super::values::{ReferenceId, TrustedKeys, Vlan, Workers};
+use super::values::{ReferenceId, Vlan, Workers};
 use super::{DEFAULT_SOCKET, duration, values};
+use crate::auth::TrustedKeys;
 use crate::time::NtpDuration;
 use clap::ValueEnum;
 use ipnet::IpNet;
@@ -380,6 +381,6 @@ pub struct Keys {
     pub file: Option<PathBuf>,
     /// Are MD5 keys taken?
     pub allow_md5: bool,
-    /// Those of its keys that clients may use.
+    /// Those of its keys that clients may use, and whoever would be a source of ours unasked.
     pub trusted: TrustedKeys,
 }

@@ -115,6 +115,11 @@ impl<'r> Section<'r> {
         self.entries.get(key).map(|node| self.setting_of(key, node))
     }
 
+    /// What stands for a key that is left to its default: the table.
+    pub(super) fn absent(&self, key: &str, default: &str) -> Option<Setting> {
+        self.place.as_ref().map(|place| self.setting_at(key, place, default))
+    }
+
     fn setting_of(&self, key: &str, node: &Node) -> Setting {
         self.setting_at(key, &node.place, &node.shown)
     }

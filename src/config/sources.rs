@@ -300,10 +300,10 @@ pub const GROUP: IpAddr = NTP_GROUP;
 pub enum PassivePeersPolicy {
     /// Nobody
     Refused,
-    /// Whoever has a key of ours
+    /// Whoever has a trusted key, one for each
     #[default]
     Authenticated,
-    /// Anyone whom the access list lets in
+    /// Anyone whom the access list lets in, few without a key
     Anyone,
 }
 
@@ -373,19 +373,23 @@ impl Sources {
         self.len() == 0
     }
 
-    /// The keys they name, and for which address.
-    pub fn keys(&self) -> impl Iterator<Item = (KeyId, String)> {
-        let servers = self.servers.iter();
-        let servers = servers
-            .chain(self.pools.iter().map(|pool| &pool.server))
-            .chain(self.peers.iter().map(|peer| &peer.server))
-            .map(|server| (server.key, server.address.clone()));
-        let broadcasts = self.broadcasts.iter().map(|one| (one.key, one.address.to_string()));
-        let heard = self.broadcast_clients.iter().map(|one| (one.key, one.address.to_string()));
-        let sought = self.manycast_clients.iter().map(|one| (one.key, one.address.to_string()));
-        let answered = self.manycast_servers.iter().map(|one| (one.key, one.address.to_string()));
-        let all = servers.chain(broadcasts).chain(heard).chain(sought).chain(answered);
-        all.filter_map(|(key, address)| Some((key?, address)))
+    /// The keys they name, each with its table's name and address.
+    pub fn keys(&self) -> impl Iterator<Item = (&'static str, String, KeyId)> {
+        let server = |table, server: &Server| (table, server.address.clone(), server.key);
+        let many = |table, address: IpAddr, key| (table, address.to_string(), key);
+        let servers = self.servers.iter().map(move |one| server("server", one));
+        let pools = self.pools.iter().map(move |one| server("pool", &one.server));
+        let peers = self.peers.iter().map(move |one| server("peer", &one.server));
+        let broadcasts = self.broadcasts.iter().map(move |one| many("broadcast", one.address, one.key));
+        let heard = self.broadcast_clients.iter();
+        let heard = heard.map(move |one| many("broadcast-client", one.address, one.key));
+        let sought = self.manycast_clients.iter();
+        let sought = sought.map(move |one| many("manycast-client", one.address, one.key));
+        let answered = self.manycast_servers.iter();
+        let answered = answered.map(move |one| many("manycast-server", one.address, one.key));
+        let asked = servers.chain(pools).chain(peers);
+        let all = asked.chain(broadcasts).chain(heard).chain(sought).chain(answered);
+        all.filter_map(|(table, address, key)| Some((table, address, key?)))
     }
 }
 

@@ -6,7 +6,7 @@
 //! configuration that loads again.
 
 use super::raw::Value;
-use crate::auth::KeyId;
+use crate::auth::{KeyId, TrustedKeys};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -194,16 +194,6 @@ pub(super) fn path_or_off<S: Serializer>(path: &Option<PathBuf>, serializer: S) 
     }
 }
 
-/// The keys that clients may use.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub enum TrustedKeys {
-    /// Each that the file has.
-    #[default]
-    All,
-    /// These, each once.
-    Only(Vec<KeyId>),
-}
-
 impl Serialize for TrustedKeys {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -216,22 +206,34 @@ impl Serialize for TrustedKeys {
 /// The longest name of a host (RFC 1035 section 2.3.4).
 const HOST_NAME_MAX: usize = 253;
 
-/// A host's name, or its address, perhaps with a scope: `fe80::1%eth0`.
+/// A host's name, or its address: one host's, and with the interface (`fe80::1%eth0`) where it means nothing without, but
+/// nowhere else, since packets from there would not carry it.
 pub(super) fn host(value: &Value) -> Option<String> {
     let Value::Text(text) = value else { return None };
-    let (address, scope) = text.split_once('%').unwrap_or((text, "scope"));
-    let is_address = match address.parse::<IpAddr>() {
-        Ok(IpAddr::V6(_)) => is_interface_name(scope),
-        Ok(IpAddr::V4(_)) => scope == "scope" && !text.contains('%'),
-        Err(_) => false,
-    };
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     // All digits and dots is an address gone wrong.
     let is_name = (1..=HOST_NAME_MAX).contains(&text.len())
         && text.bytes().all(is_letter)
         && !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
         && !text.starts_with(['.', '-']);
-    (is_address || is_name).then(|| text.clone())
+    (is_name || host_address(text).is_some_and(is_ones)).then(|| text.clone())
+}
+
+/// An address as a source may have it, and its scope.
+pub(super) fn host_address(text: &str) -> Option<(IpAddr, Option<&str>)> {
+    let (address, scope) = match text.split_once('%') {
+        Some((address, scope)) => (address, Some(scope)),
+        None => (text, None),
+    };
+    Some((address.parse::<IpAddr>().ok()?.to_canonical(), scope))
+}
+
+/// Can one host have this address, and is it told which?
+fn is_ones((address, scope): (IpAddr, Option<&str>)) -> bool {
+    let is_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    let is_host =
+        !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST);
+    is_host && is_local == scope.is_some() && scope.is_none_or(is_interface_name)
 }
 
 /// Could the kernel have an interface of this name? Its own rule (`dev_valid_name`), and ASCII only.
@@ -325,6 +327,13 @@ mod tests {
         for text in
             ["", "a b", "1.2.3", "1.2.3.4:123", "[::1]", "192.0.2.1%eth0", "fe80::1%", ".a", "-a", &long]
         {
+            assert_eq!(host(text), None, "{text}");
+        }
+        // Nobody's or everybody's; without the interface that it takes, or with one that it does not have.
+        for text in ["0.0.0.0", "::", "224.0.1.1", "ff05::101", "255.255.255.255", "::ffff:224.0.1.1"] {
+            assert_eq!(host(text), None, "{text}");
+        }
+        for text in ["fe80::1", "2001:db8::1%eth0", "::ffff:192.0.2.1%eth0"] {
             assert_eq!(host(text), None, "{text}");
         }
     }

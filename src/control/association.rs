@@ -11,7 +11,7 @@ use super::event::{AssociationId, InstanceId, InterfaceIndex, KeyId, StampKind};
 use super::filter::ClockFilter;
 use super::kiss::Kiss;
 use super::manycast::Search;
-use super::packet_checks::{Failure, FailureCounts};
+use super::packet_checks::FailureCounts;
 use super::poll::PollProcess;
 use super::reference::{Followed, find_loop};
 use super::sample::Sample;
@@ -199,14 +199,15 @@ pub struct Association {
 
 impl Association {
     /// The candidate for selection, as of now. `slewed` is how far slewing has moved our clock so far;
-    /// `system_peer` the address of the system peer, if that is another association.
+    /// `system_peer` the address of the system peer, if that is another association, `names` what those tell who follow us
+    /// at other addresses of ours than this association knows.
     #[must_use]
     pub fn candidate(
         &self,
         now: Timestamp<Monotonic>,
         slewed: NtpDuration,
         system_peer: Option<IpAddr>,
-        elsewhere: &[ReferenceId],
+        names: &[ReferenceId],
     ) -> Candidate {
         let mut estimate = self.filter.estimate(now);
         if let Some(estimate) = &mut estimate {
@@ -221,7 +222,7 @@ impl Association {
             root_delay: peer.map_or_else(NtpShort::default, |peer| peer.root_delay),
             root_dispersion: peer.map_or_else(NtpShort::default, |peer| peer.root_dispersion),
             reach: self.poll.reach().bits(),
-            follows: self.follows(system_peer, elsewhere),
+            follows: self.follows(system_peer, names),
             poll: self.poll.interval(),
             options: self.options,
             speaks: peer.is_some_and(|peer| now - peer.time <= self.poll.memory()),
@@ -232,11 +233,8 @@ impl Association {
     #[must_use]
     pub fn reason(&self) -> String {
         let mut reason = self.state.to_string();
-        let failures = Failure::ALL.map(|failure| (self.traffic.failures.of(failure), failure));
-        if let (SourceState::Unreachable, Some((count @ 1.., failure))) =
-            (self.state, failures.into_iter().max_by_key(|(count, _)| *count))
-        {
-            reason += &format!("; so far {count} packets failed test {} ({failure})", failure.number());
+        if self.state == SourceState::Unreachable {
+            reason += &self.traffic.failures.reason();
         }
         match self.kiss {
             None => {}
@@ -272,15 +270,15 @@ impl Association {
         }
     }
 
-    fn follows(&self, system_peer: Option<IpAddr>, elsewhere: &[ReferenceId]) -> Loop {
-        let (Some(peer), Some(local)) = (&self.peer, self.local) else { return Loop::None };
+    fn follows(&self, system_peer: Option<IpAddr>, names: &[ReferenceId]) -> Loop {
+        let Some(peer) = &self.peer else { return Loop::None };
         let followed = Followed {
             stratum: peer.stratum,
             reference_id: peer.reference_id,
             remote: self.remote.ip(),
-            local,
+            local: self.local,
         };
-        find_loop(&followed, system_peer, elsewhere)
+        find_loop(&followed, system_peer, names)
     }
 
     /// Its poll interval.

@@ -15,10 +15,11 @@ mod sources;
 mod system;
 #[doc(hidden)]
 pub mod testing;
+mod trust;
 mod unasked;
 
-pub use peers::{PASSIVE_MAX, PassivePeers};
-pub use sources::SourceEntry;
+pub use peers::{KEYLESS_PASSIVE_MAX, PASSIVE_MAX, PassivePeers};
+pub use sources::{SourceEntry, TurnedAway};
 pub use system::System;
 
 use super::action::Action;
@@ -26,7 +27,7 @@ use super::agenda::{Agenda, Due};
 use super::association::Association;
 use super::chance::Chance;
 use super::discipline::{Discipline, DisciplineOptions};
-use super::event::{AssociationId, Event, InstanceId, Moment, SendHandle};
+use super::event::{AssociationId, Event, InstanceId, Moment, SendHandle, TrustedKeys};
 use super::news::News;
 use super::packet_checks::FailureCounts;
 use super::source::SourceId;
@@ -100,6 +101,9 @@ pub struct Controller {
     servers: BTreeMap<(InstanceId, SocketAddr), AssociationId>,
     /// The sources that have to do with packets of strangers.
     listeners: BTreeSet<SourceId>,
+    trusted: TrustedKeys,
+    /// The reference ids that mean us, in each instance.
+    own_names: BTreeMap<InstanceId, BTreeSet<[u8; 4]>>,
     last_association: u32,
     last_send: u64,
     agenda: Agenda,
@@ -124,6 +128,8 @@ impl Controller {
             associations: BTreeMap::new(),
             servers: BTreeMap::new(),
             listeners: BTreeSet::new(),
+            trusted: TrustedKeys::default(),
+            own_names: BTreeMap::new(),
             last_association: 0,
             last_send: 0,
             agenda: Agenda::default(),
@@ -154,6 +160,8 @@ impl Controller {
             Event::ClockStepped(offset) => self.on_foreign_step(offset),
             Event::ClockLeapt => self.on_leap_second(),
             Event::Reference(snapshot) => self.on_reference(snapshot),
+            Event::TrustedKeys(keys) => self.on_trusted_keys(keys),
+            Event::OwnAddresses { instance, addresses } => self.on_own_addresses(instance, &addresses),
         }
         let first = self.agenda.first();
         if woken || first != self.wake_at {

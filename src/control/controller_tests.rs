@@ -1,8 +1,8 @@
 //! What must hold whatever happens. The behaviour of whole hosts is in `tests/simulated_network`, long histories are in
 //! `tests/control_harness`.
 
-use super::super::source::{PollOptions, SourceConfiguration};
-use super::super::{Arrival, Authentication, KeyId, SendStamp};
+use super::super::source::{BroadcastClientOptions, PollOptions, SourceConfiguration, SourceKind, Unsigned};
+use super::super::{Arrival, Authentication, Delivery, KeyId, SendStamp};
 use super::testing::{Answer, Choices, Happening, START, Sender, Shell, Spoil};
 use super::*;
 use crate::time::NtpTimestamp;
@@ -91,7 +91,11 @@ fn attackers(sender: Sender, happening: Happening) -> Happening {
         Happening::Found(remote, verdict) => Happening::Found(remote, verdict % 3),
         Happening::Question(remote, stratum, verdict) => Happening::Question(remote, stratum, verdict % 3),
         Happening::Add(..) | Happening::Remove(_) | Happening::Step(_) => Happening::WakeInTime,
-        Happening::WakeUp(_) | Happening::WakeInTime | Happening::Resolve(..) => happening,
+        Happening::WakeUp(_)
+        | Happening::WakeInTime
+        | Happening::Resolve(..)
+        | Happening::OwnAddresses(_)
+        | Happening::Trust(_) => happening,
     }
 }
 
@@ -159,7 +163,44 @@ fn a_good_answer_is_measured_and_each_spoil_changes_it() {
     }
 }
 
+/// Whoever is configured is asked as configured, though a broadcast of his was heard before. He would be left out for ever
+/// otherwise; and whoever forges the broadcast would keep him out.
+#[test]
+fn a_server_that_was_only_heard_makes_room_for_its_own_table() {
+    let mut shell = Shell::new(ControllerOptions::default());
+    let options = BroadcastClientOptions { unsigned: Unsigned::Allowed, ..Default::default() };
+    let listener = SourceConfiguration {
+        kind: SourceKind::BroadcastClient(options),
+        ..SourceConfiguration::server([224, 0, 1, 1].into())
+    };
+    let server = SourceConfiguration::server(address(7));
+    shell.tell(Event::AddSource { source: SourceId(1), configuration: listener });
+    let heard = |shell: &mut Shell| {
+        let mut header = Header::new(Leap::None, Version::V4, Mode::Broadcast);
+        header.stratum = 2;
+        header.set_transmit_timestamp(shell.now.clock);
+        let arrival = Arrival {
+            local: [224, 0, 1, 1].into(),
+            delivery: Delivery::Multicast,
+            ..shell.arrival(Shell::service(), SocketAddr::new(address(7), 123), header)
+        };
+        shell.tell(Event::Packet(arrival));
+    };
+    let sources = |shell: &Shell| {
+        let associations = shell.controller.associations();
+        associations.map(|association| association.source).collect::<Vec<_>>()
+    };
+    heard(&mut shell);
+    assert_eq!(sources(&shell), [Some(SourceId(1))]);
+    shell.tell(Event::AddSource { source: SourceId(2), configuration: server });
+    assert_eq!(sources(&shell), [Some(SourceId(2))]);
+    heard(&mut shell);
+    assert_eq!(sources(&shell), [Some(SourceId(2))], "and is not driven out again");
+}
+
 #[path = "controller/peers_tests.rs"]
 mod peers;
 #[path = "controller/system_tests.rs"]
 mod system;
+#[path = "controller/trust_tests.rs"]
+mod trust;

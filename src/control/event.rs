@@ -5,7 +5,7 @@
 //! The one idea a newcomer lacks: the events are all that the controller ever learns. Whoever records them
 //! ([`Event::recorded`]) and feeds them to a controller with the same seed sees the same actions again.
 
-pub use crate::auth::{Authentication, KeyId};
+pub use crate::auth::{Authentication, KeyId, TrustedKeys};
 pub use crate::snapshot::InstanceId;
 
 use super::source::{SourceConfiguration, SourceId};
@@ -187,6 +187,16 @@ pub enum Event<Handle = SendHandle> {
     /// What is served while no source is selected: the machine's own clock by decree (chrony's `local`), what another
     /// keeper of the clock says of it, or that there is none, which is so until this is said.
     Reference(SystemSnapshot),
+    /// The keys by which anybody may become a source of ours who has one; all of them until this is said. What the
+    /// configuration names for a source is good there all the same.
+    TrustedKeys(TrustedKeys),
+    /// The addresses of our host in an instance, in place of those said before: whoever follows one of them follows us.
+    OwnAddresses {
+        /// Where.
+        instance: InstanceId,
+        /// All of them.
+        addresses: Vec<IpAddr>,
+    },
 }
 
 impl Event {
@@ -208,6 +218,10 @@ impl Event {
             Self::ClockStepped(offset) => Event::ClockStepped(*offset),
             Self::ClockLeapt => Event::ClockLeapt,
             Self::Reference(snapshot) => Event::Reference(*snapshot),
+            Self::TrustedKeys(keys) => Event::TrustedKeys(keys.clone()),
+            Self::OwnAddresses { instance, addresses } => {
+                Event::OwnAddresses { instance: *instance, addresses: addresses.clone() }
+            }
         }
     }
 }
@@ -231,6 +245,10 @@ impl Event<SendNumber> {
             Self::ClockStepped(offset) => Event::ClockStepped(*offset),
             Self::ClockLeapt => Event::ClockLeapt,
             Self::Reference(snapshot) => Event::Reference(*snapshot),
+            Self::TrustedKeys(keys) => Event::TrustedKeys(keys.clone()),
+            Self::OwnAddresses { instance, addresses } => {
+                Event::OwnAddresses { instance: *instance, addresses: addresses.clone() }
+            }
         })
     }
 }

@@ -78,6 +78,20 @@ impl Search {
         self.hop_limit
     }
 
+    /// Where it stands, in words.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let rest = self.options.timeout.to_duration().seconds();
+        match (self.phase, self.hop_limit) {
+            (Phase::Searching, 0) => "the search begins".to_owned(),
+            (Phase::Searching, hops) => format!("servers are sought with TTL {hops}"),
+            (Phase::Resting, hops) => {
+                format!("too few servers answered up to TTL {hops}; the search rests for {rest:.0} s")
+            }
+            (Phase::Keeping, _) => format!("enough servers are known; the group is asked every {rest:.0} s"),
+        }
+    }
+
     /// The time of [`Self::next`] has come, and this many servers are known.
     pub fn turn(&mut self, now: Timestamp<Monotonic>, found: usize) -> Step {
         let timeout = now + self.options.timeout.to_duration();

@@ -61,7 +61,7 @@ pub use controller::testing;
 pub use controller::{Controller, ControllerOptions, Counters, PassivePeers};
 pub use event::{
     Access, Arrival, AssociationId, Authentication, Delivery, Event, ExchangeSocket, InstanceId,
-    InterfaceIndex, KeyId, Moment, SendHandle, SendNumber, SendStamp, SocketName, StampKind,
+    InterfaceIndex, KeyId, Moment, SendHandle, SendNumber, SendStamp, SocketName, StampKind, TrustedKeys,
 };
 pub use kiss::Kiss;
 pub use news::{Farewell, News};

@@ -71,10 +71,12 @@ pub enum Farewell {
     WorseStratum,
     /// A passive end whose peer is passive, too.
     BothPassive,
-    /// A passive end whose peer the configuration names now.
+    /// It came unasked, or a name led to it, and now the configuration has it as a source of its own.
     Configured,
     /// The search for servers starts over.
     SearchedAnew,
+    /// It came by a key that is not trusted any more, and that nothing names for it.
+    KeyNotTrusted,
 }
 
 impl fmt::Display for News {
@@ -109,7 +111,14 @@ impl fmt::Display for News {
                 write!(formatter, "the peer {remote} is passive like us, so neither can lead; it is dropped")
             }
             Self::Demobilised { remote, reason: Farewell::Configured } => {
-                write!(formatter, "the peer {remote} is configured now, and no longer a guest")
+                write!(formatter, "{remote} is a source by itself now")
+            }
+            // No other changes it.
+            Self::Kissed { remote, kiss, .. } if *kiss != Kiss::Rate => {
+                write!(formatter, "{remote} says {kiss}")
+            }
+            Self::Demobilised { remote, reason: Farewell::KeyNotTrusted } => {
+                write!(formatter, "{remote} came by a key that is not trusted any more; it is let go")
             }
             Self::Kissed { remote, kiss, interval } => {
                 let seconds = interval.to_duration().seconds();
@@ -132,5 +141,21 @@ impl fmt::Display for News {
                  is done; set the clock by hand, or allow the step at the start"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ReferenceId;
+
+    #[test]
+    fn only_rate_is_said_to_change_the_interval() {
+        let said = |kiss| {
+            let remote = "192.0.2.1:123".parse().unwrap();
+            News::Kissed { remote, kiss, interval: Log2Seconds(7) }.to_string()
+        };
+        assert_eq!(said(Kiss::Rate), "192.0.2.1:123 says RATE; it is asked every 128 s from now on");
+        assert_eq!(said(Kiss::Other(ReferenceId(*b"INIT"))), "192.0.2.1:123 says INIT");
     }
 }

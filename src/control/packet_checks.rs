@@ -78,6 +78,18 @@ impl FailureCounts {
         self.0[failure as usize - 1]
     }
 
+    /// The test that most failed, to follow another reason; empty if none did.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let counted = Failure::ALL.map(|failure| (self.of(failure), failure));
+        match counted.into_iter().max_by_key(|(count, _)| *count) {
+            Some((count @ 1.., failure)) => {
+                format!("; so far {count} packets failed test {} ({failure})", failure.number())
+            }
+            _ => String::new(),
+        }
+    }
+
     /// How many failed any.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -278,11 +278,13 @@ impl SystemPoll {
         self.interval
     }
 
-    /// The sources allow another range.
+    /// The sources allow another range. What is at the old minimum, as it is at the start, is at the new one.
     pub fn set_range(&mut self, poll_min: Log2Seconds, poll_max: Log2Seconds) {
-        let Self { interval, counter, .. } = *self;
+        let Self { interval, counter, poll_min: minimum, .. } = *self;
         *self = Self::new(poll_min, poll_max);
-        self.interval = interval.clamp(self.poll_min, self.poll_max);
+        if interval > minimum {
+            self.interval = interval.clamp(self.poll_min, self.poll_max);
+        }
         self.counter = counter;
     }
 

@@ -268,6 +268,15 @@ fn the_time_constant_moves_from_an_interval_of_one_second() {
     assert_eq!(system.interval(), Log2Seconds(6));
     system.reset();
     assert_eq!(system.interval(), Log2Seconds(4));
+    // Before the first update it waits for nothing: a source that may be asked every 8 s is.
+    let mut system = SystemPoll::new(Log2Seconds(6), Log2Seconds(10));
+    system.set_range(Log2Seconds(3), Log2Seconds(10));
+    assert_eq!(system.interval(), Log2Seconds(3));
+    // Later it does not begin again because another source comes.
+    (0..40).for_each(|_| system.on_update(NtpDuration::ZERO, seconds(1)));
+    let interval = system.interval();
+    system.set_range(Log2Seconds(0), Log2Seconds(10));
+    assert!(interval > Log2Seconds(3) && system.interval() == interval);
 }
 
 /// RFC 5905 section 13.2 leaves the time of a packet to us: earlier than planned, but never sooner after the last one

@@ -6,6 +6,7 @@
 use super::select::Loop;
 use crate::wire::ReferenceId;
 use md5::{Digest, Md5};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// The reference id of a host that follows the server at this address.
@@ -35,6 +36,23 @@ pub fn reference_id_elsewhere(remote: IpAddr, local: IpAddr) -> ReferenceId {
     ReferenceId([a, b, c, d])
 }
 
+/// What those tell who follow a host that has these addresses, at whichever of them: a host that we ask over IPv4 may ask us
+/// over IPv6. An address that other hosts have as well says nothing: a link-local one, or a loopback one, which chronyd and
+/// ntpd tell while they follow nobody.
+#[must_use]
+pub fn reference_ids(addresses: &[IpAddr]) -> BTreeSet<[u8; 4]> {
+    let is_ours_alone = |address: &IpAddr| match address {
+        IpAddr::V4(address) => {
+            !(address.is_loopback() || address.is_link_local() || address.is_unspecified())
+        }
+        IpAddr::V6(address) => {
+            !(address.is_loopback() || address.is_unicast_link_local() || address.is_unspecified())
+        }
+    };
+    let addresses = addresses.iter().map(IpAddr::to_canonical).filter(is_ours_alone);
+    addresses.map(|address| reference_id(address).0).collect()
+}
+
 /// What a source says about whom it follows, and who we are to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Followed {
@@ -44,22 +62,22 @@ pub struct Followed {
     pub reference_id: ReferenceId,
     /// Its address.
     pub remote: IpAddr,
-    /// Our address, as it sees it.
-    pub local: IpAddr,
+    /// Our address, as it sees it; `None`: not known, if it broadcasts and was never asked.
+    pub local: Option<IpAddr>,
 }
 
 /// RFC 5905 A.5.5.3: does the source follow us, or the system peer? Or is it ourselves? `system_peer` is the
-/// address of our system peer, if that is another source; `elsewhere` is what those who know us in other instances would
-/// tell if they followed us there.
+/// address of our system peer, if that is another source; `names` is what else those may tell who follow us, at other
+/// addresses of ours or in other instances.
 #[must_use]
-pub fn find_loop(source: &Followed, system_peer: Option<IpAddr>, elsewhere: &[ReferenceId]) -> Loop {
-    if source.remote == source.local {
+pub fn find_loop(source: &Followed, system_peer: Option<IpAddr>, names: &[ReferenceId]) -> Loop {
+    if Some(source.remote) == source.local {
         return Loop::FollowsUs;
     }
     if source.stratum < 2 {
         return Loop::None;
     }
-    if source.reference_id == reference_id(source.local) || elsewhere.contains(&source.reference_id) {
+    if source.local.map(reference_id) == Some(source.reference_id) || names.contains(&source.reference_id) {
         return Loop::FollowsUs;
     }
     match system_peer {
@@ -92,7 +110,7 @@ mod tests {
     #[test]
     fn loops_are_found_by_the_reference_id() {
         let (us, them, peer) = (address("10.99.0.1"), address("10.99.0.2"), address("10.99.0.3"));
-        let source = |stratum, id| Followed { stratum, reference_id: id, remote: them, local: us };
+        let source = |stratum, id| Followed { stratum, reference_id: id, remote: them, local: Some(us) };
         let table = [
             (source(2, reference_id(us)), Loop::FollowsUs),
             (source(15, reference_id(us)), Loop::FollowsUs),
@@ -105,18 +123,43 @@ mod tests {
             assert_eq!(find_loop(&source, Some(peer), &[]), expected, "{source:?}");
         }
         assert_eq!(find_loop(&source(2, reference_id(peer)), None, &[]), Loop::None, "no system peer");
+        let broadcast = Followed { local: None, ..source(2, reference_id(us)) };
+        assert_eq!(find_loop(&broadcast, None, &[]), Loop::None, "nothing is known of us");
+        assert_eq!(find_loop(&broadcast, None, &[reference_id(us)]), Loop::FollowsUs);
         let ourselves = Followed { remote: us, ..source(1, ReferenceId(*b"GPS\0")) };
         assert_eq!(find_loop(&ourselves, None, &[]), Loop::FollowsUs);
         let (six, other) = (address("fd99::1"), address("fd99::2"));
-        let source = Followed { stratum: 3, reference_id: reference_id(six), remote: other, local: six };
+        let source =
+            Followed { stratum: 3, reference_id: reference_id(six), remote: other, local: Some(six) };
         assert_eq!(find_loop(&source, None, &[]), Loop::FollowsUs);
+    }
+
+    /// RFC 5905 section 7.3, for each address that is no other host's. Checklist 5.
+    #[test]
+    fn followers_tell_any_of_our_addresses_that_is_ours_alone() {
+        let ids = |texts: &[&str]| {
+            let addresses: Vec<IpAddr> = texts.iter().map(|text| address(text)).collect();
+            reference_ids(&addresses).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&["10.99.0.1", "fd99::1", "::ffff:10.99.0.1"]), [MD5_OF_FD99_1, [10, 99, 0, 1]]);
+        let others = [
+            "127.0.0.1",
+            "127.127.1.1",
+            "::1",
+            "::ffff:127.0.0.1",
+            "169.254.7.7",
+            "fe80::1",
+            "0.0.0.0",
+            "::",
+        ];
+        assert_eq!(ids(&others), [[0; 4]; 0]);
     }
 
     #[test]
     fn who_follows_us_in_another_instance_is_recognised() {
         let (us, them, other) = (address("10.99.0.1"), address("10.99.0.2"), address("10.99.0.3"));
         let told = reference_id_elsewhere(us, them);
-        let source = Followed { stratum: 3, reference_id: told, remote: other, local: us };
+        let source = Followed { stratum: 3, reference_id: told, remote: other, local: Some(us) };
         assert_eq!(find_loop(&source, None, &[told]), Loop::FollowsUs);
         // They follow somebody else; or another who has our address, and knows them by another one.
         for id in [reference_id_elsewhere(other, them), reference_id_elsewhere(us, other)] {

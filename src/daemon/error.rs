@@ -7,6 +7,7 @@ use crate::datapath::udp::OpenError;
 use crate::serve::access::AccessError;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// Why the server does not, or no longer, serve.
@@ -93,12 +94,18 @@ pub enum ServeError {
     #[error(transparent)]
     Keys(#[from] KeysError),
     /// A source's key is not in the key file.
-    #[error("source {address}: key {key} is not in the key file")]
+    #[error("{table}.key = {key}, for {address}: must be the id of a key in {}, which has {there}", file.display())]
     NoSuchKey {
         /// The key.
         key: KeyId,
+        /// The source's table.
+        table: &'static str,
         /// The source.
         address: String,
+        /// The key file.
+        file: PathBuf,
+        /// What is in it.
+        there: String,
     },
     /// Another daemon is there.
     #[error(transparent)]

@@ -129,9 +129,14 @@ fn clock_report(server: &Server) -> ClockReport {
         root_dispersion_seconds: dispersion.seconds(),
         problem: match &server.trouble {
             _ if is_by_sources => None,
-            None if !snapshot.is_synchronised() => {
-                Some("no source is selected, so stratum 16 is served; `timeball sources` says why".to_owned())
-            }
+            None if !snapshot.is_synchronised() => Some(match server.associations.is_following() {
+                false => {
+                    "no source is selected, so stratum 16 is served; `timeball sources` says why".to_owned()
+                }
+                true => "by the selected source this clock is too far off to be served, so stratum 16 is; \
+                         `timeball sources` says how far"
+                    .to_owned(),
+            }),
             trouble => trouble.as_ref().map(ToString::to_string),
         },
     }

@@ -142,6 +142,10 @@ impl Server {
                 next_tick = Instant::now() + TICK;
                 self.publish_clock();
                 self.associations.tick();
+                if self.associations.is_deaf() {
+                    let views: Vec<_> = self.instances.iter().map(Instance::view).collect();
+                    self.associations.listen_again(&self.config, &views);
+                }
                 if self.crew.has_lost_one() {
                     return Err(ServeError::WorkerLost);
                 }
@@ -216,7 +220,7 @@ impl Server {
             warn!("there was no source at the start: restart to let the clock be steered");
         }
         self.crew.set_keys(&keys.for_clients);
-        self.associations.set_keys(keys.all);
+        self.associations.set_keys(keys.all, &self.config.keys.trusted);
         self.follow_with_associations();
         info!(sources = self.config.sources.len(), "SIGHUP: sources and keys read again");
     }
@@ -248,11 +252,13 @@ impl Server {
         if kind(&trouble) != kind(&self.trouble) {
             match &trouble {
                 Some(trouble) => warn!("{trouble}"),
-                None => info!(
+                None if snapshot.is_synchronised() => info!(
                     stratum = snapshot.stratum,
                     reference_id = %snapshot.reference_id,
                     "the clock is synchronised"
                 ),
+                // There are sources now, which have not said anything yet.
+                None => {}
             }
         }
         self.trouble = trouble;

@@ -26,6 +26,8 @@ use tracing::{info, warn};
 const KISS_INTERVAL: NtpDuration = NtpDuration::from_seconds(16);
 /// How many kisses a client may have at once.
 const KISS_BURST: u16 = 2;
+/// How many ids of a key file are told to who named another.
+const KEYS_SHOWN_MAX: usize = 20;
 
 /// Does the machine have what the configuration names: interfaces, their queues, CPUs?
 ///
@@ -154,10 +156,27 @@ pub(super) fn load_keys(config: &Config) -> Result<LoadedKeys, ServeError> {
 /// The key file's, with those that sources name among them.
 fn read_keys(config: &Config) -> Result<KeyTable, ServeError> {
     let all = keys::load(&config.keys)?;
-    match config.sources.keys().find(|(id, _)| all.get(*id).is_none()) {
-        Some((key, address)) => Err(ServeError::NoSuchKey { key, address }),
+    match config.sources.keys().find(|(.., key)| all.get(*key).is_none()) {
+        Some((table, address, key)) => Err(ServeError::NoSuchKey {
+            key,
+            table,
+            address,
+            file: config.keys.file.clone().unwrap_or_default(),
+            there: ids_of(&all),
+        }),
         None => Ok(all),
     }
+}
+
+/// The first of a table's ids, for who named another.
+fn ids_of(keys: &KeyTable) -> String {
+    let mut shown: Vec<String> = keys.iter().take(KEYS_SHOWN_MAX).map(|(id, _)| id.to_string()).collect();
+    match keys.len().saturating_sub(KEYS_SHOWN_MAX) {
+        0 if shown.is_empty() => return "none".to_owned(),
+        0 => {}
+        more => shown.push(format!("{more} more")),
+    }
+    shown.join(", ")
 }
 
 pub(super) fn dropped_prefixes(access: &AccessList, kod: bool) -> Vec<(ipnet::IpNet, PrefixAction)> {

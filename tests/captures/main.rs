@@ -141,6 +141,7 @@ fn rows() -> Vec<(&'static str, Row, u32, Option<&'static str>)> {
         ("peers_manycast.we_find_ntpd_over_ipv6", search(Allowed), 0, Some("ff05::101")),
         ("peers_manycast.ntpd_finds_us", Row::Answer, 0, Some("224.0.1.1")),
         ("peers_manycast.ntpd_finds_us_with_a_key", Row::Answer, 1, Some("224.0.1.1")),
+        ("peers_manycast.ntpd_finds_us_over_ipv6", Row::Answer, 0, Some("ff05::101")),
     ]
 }
 

@@ -372,6 +372,11 @@ impl Daemon {
         Self::start_as(command, &[], &[&["--no-clock-control"], reference].concat(), configuration)
     }
 
+    /// Where it is asked.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
     /// `command` is an `env` somewhere.
     #[track_caller]
     fn start_as(mut command: Command, wrapper: &[&str], flags: &[&str], configuration: &str) -> Self {

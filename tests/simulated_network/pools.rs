@@ -5,9 +5,9 @@ use crate::scenario::{CLIENT, Scenario, server_address};
 use crate::world::World;
 use std::net::IpAddr;
 use std::sync::Arc;
-use timeball::control::News;
 use timeball::control::source::{Place, SourceConfiguration, SourceKind};
 use timeball::control::state::SourceState;
+use timeball::control::{Farewell, News};
 
 const POOL: &str = "pool.example";
 
@@ -126,15 +126,23 @@ fn a_name_that_leads_nowhere_at_first_is_tried_again() {
     assert_eq!(world.daemon(CLIENT).state(server_address(1)), Some(SourceState::Selected));
 }
 
-/// One server under two names has one voice.
+/// One server under two names has one voice: that of its own table, whose options the operator gave to it alone, and the
+/// pool looks for another.
 #[test]
 fn the_same_server_twice_counts_once() {
-    let mut world = world(2, &[1, 2], SourceKind::Pool(2));
+    let mut world = world(3, &[1, 2], SourceKind::Pool(2));
     world.run(100.0);
-    let again = SourceConfiguration::server(server_address(1));
-    let now = world.now;
-    let wishes = world.daemon(CLIENT).add(now, 5, again);
-    world.grant(CLIENT, wishes);
-    assert_eq!(members(&mut world), [1, 2].map(server_address));
-    assert_eq!(world.daemon(CLIENT).said(|news| matches!(news, News::AlreadySource { .. })), 1);
+    for id in [5, 6] {
+        let again = SourceConfiguration::server(server_address(1));
+        let now = world.now;
+        let wishes = world.daemon(CLIENT).add(now, id, again);
+        world.grant(CLIENT, wishes);
+        assert_eq!(members(&mut world), [2, 1].map(server_address));
+    }
+    let daemon = world.daemon(CLIENT);
+    assert_eq!(daemon.said(|news| matches!(news, News::Demobilised { reason: Farewell::Configured, .. })), 1);
+    assert_eq!(daemon.said(|news| matches!(news, News::AlreadySource { .. })), 1);
+    name(&mut world, &[1, 2, 3]);
+    world.run(3600.0);
+    assert_eq!(members(&mut world), [2, 1, 3].map(server_address));
 }

@@ -341,7 +341,7 @@ fn a_peering_opens_with_one_volley() {
         let (mut world, other) = peers(&scenario, Active::Both, Volley::On);
         world.tap = Some(Vec::new());
         // Until the first step of a clock, with which all begins anew.
-        world.run(150.0);
+        world.run(100.0);
         let tap = world.tap.take().unwrap();
         for (from, to) in [(CLIENT_ADDRESS, PEER), (PEER, CLIENT_ADDRESS)] {
             let sent: Vec<(f64, Mode)> = tap

@@ -174,6 +174,9 @@ impl Controller {
             (Dispatch::Manycast, _) => self.meet_server(arrival),
             // The workers answer requests, except those to a group.
             (Dispatch::FastTransmit, _) => self.answer_group(arrival),
+            (Dispatch::Discard, Some(_)) if arrival.header.mode() == Mode::Broadcast => {
+                self.overhear(arrival)
+            }
             _ => self.counters.discarded += 1,
         }
     }

@@ -23,10 +23,12 @@ const LOOKUP_INTERVAL_MAX: Log2Seconds = Log2Seconds(12);
 /// The most addresses taken from one lookup: an answer of the DNS over UDP has room for some 28.
 const ADDRESSES_MAX: usize = 32;
 
-/// Can a server have this address at all?
+/// Can a server have this address at all? (Not a link-local one: a name does not tell on which interface.)
 fn is_server_address(remote: SocketAddr) -> bool {
     let ip = remote.ip().to_canonical();
-    remote.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
+    let is_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let is_everybodys = ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    remote.port() != 0 && !ip.is_unspecified() && !is_everybodys && !is_local
 }
 
 impl Controller {
@@ -82,10 +84,9 @@ impl Controller {
     /// Those of these addresses that are no member anywhere, do not refuse us, and were not given up lately.
     fn fresh(&self, source: SourceId, remotes: &[SocketAddr]) -> Vec<SocketAddr> {
         let Some(entry) = self.sources.get(&source) else { return Vec::new() };
-        let instance = entry.configuration().instance;
         let is_fresh = |remote: &SocketAddr| {
             is_server_address(*remote)
-                && !self.is_taken(instance, *remote)
+                && !self.is_taken(entry.configuration(), *remote)
                 && !entry.refuses(*remote)
                 && !entry.tried.contains(remote)
         };
@@ -144,6 +145,29 @@ impl Controller {
         }
         if is_long && is_named && !self.agenda.has(Due::Lookup(source)) {
             self.agenda.set(Due::Lookup(source), Some(self.now.monotonic));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_lead_to_one_host_only() {
+        for (text, is_one) in [
+            ("192.0.2.1:123", true),
+            ("[2001:db8::1]:123", true),
+            ("192.0.2.1:0", false),
+            ("0.0.0.0:123", false),
+            ("[::]:123", false),
+            ("224.0.1.1:123", false),
+            ("255.255.255.255:123", false),
+            ("[ff02::101]:123", false),
+            ("[::ffff:224.0.1.1]:123", false),
+            ("[fe80::1]:123", false),
+        ] {
+            assert_eq!(is_server_address(text.parse().unwrap()), is_one, "{text}");
         }
     }
 }

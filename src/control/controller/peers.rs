@@ -5,11 +5,20 @@
 //!
 //! The one idea a newcomer lacks: a passive association is a guest. It came unasked, and may set our clock like any
 //! source. So it must be authenticated unless the operator says otherwise (RFC 8633 section 5.6), there is room
-//! for few, and it is kept only while it is of use to *us*. A peer of a worse stratum is not: it is answered, once for
+//! for few, one for each key, and it is kept only while it is of use to *us*. A peer of a worse stratum is not: it is answered, once for
 //! each packet and without an association, which is all that it wants of us.
+//!
+//! # One key, one guest
+//! A key says who somebody is, an address does not: whoever has one key may have a thousand addresses, and with a guest
+//! at each of them he would outvote every true source (CVE-2016-1549, CVE-2018-7170). ntpd leaves it to the operator to
+//! bind keys to addresses, or to forbid guests. We take RFC 8633 section 5.6 at its word, "Each symmetric passive
+//! association SHOULD be authenticated under a different cryptographic key": a key has one guest, in whichever instance,
+//! since there is one clock. Who comes by it from elsewhere is answered like a worse peer. (So whoever replays a packet
+//! from another address before the true peer is there keeps its place for some minutes, until its silence is noticed. That
+//! costs us a source, not the time; a peer that matters is configured.)
 
 use super::super::action::{Action, Trailer, Transmission, TransmitField};
-use super::super::association::Role;
+use super::super::association::{Association, Role};
 use super::super::event::{
     Access, Arrival, AssociationId, Authentication, Delivery, InstanceId, InterfaceIndex, KeyId, SendHandle,
     SocketName,
@@ -17,6 +26,7 @@ use super::super::event::{
 use super::super::news::Farewell;
 use super::super::packet_checks::Failure;
 use super::super::source::{NTP_PORT, Place, PollOptions, SourceConfiguration, SourceKind, Volley};
+use super::super::strangers::network;
 use super::super::symmetric::{Ours, Symmetric, answer_in, stratum_number};
 use super::{Controller, NOBODY};
 use crate::time::{Log2Seconds, NtpDuration};
@@ -24,6 +34,9 @@ use crate::wire::{Header, Mode};
 
 /// The most passive associations. Peers are few and know each other; each of these may set our clock.
 pub const PASSIVE_MAX: usize = 64;
+/// Those of them without a key, where the operator allows that: more than there are in a network that needs none. Forged
+/// ones must not take the room of those with a key.
+pub const KEYLESS_PASSIVE_MAX: usize = 8;
 /// MINPOLL of RFC 5905 section 7.2: a passive end sends no more often by itself, whatever its peer likes.
 const PASSIVE_POLL_MIN: Log2Seconds = Log2Seconds(4);
 /// A passive end answers at once, but not more often than this.
@@ -34,10 +47,11 @@ const ANSWER_PAUSE: NtpDuration = NtpDuration::from_seconds(1);
 pub enum PassivePeers {
     /// Nobody.
     Refused,
-    /// Who has a key of ours (RFC 8633 section 5.6).
+    /// Who has a trusted key, one for each (RFC 8633 section 5.6).
     #[default]
     Authenticated,
-    /// Anyone who is let in by the access list. A forged packet is enough to be taken for a peer.
+    /// Anyone who is let in by the access list, [`KEYLESS_PASSIVE_MAX`] without a key. A forged packet is enough to be
+    /// taken for a peer.
     Anyone,
 }
 
@@ -52,6 +66,7 @@ impl Controller {
 
     /// NEWPS of RFC 5905 figure 20: a mode 1 packet of somebody who is no peer of ours.
     pub(super) fn on_new_peer(&mut self, arrival: &Arrival) {
+        let arrival = &self.judged(arrival, self.named_at(arrival.instance, arrival.remote));
         let key = match self.admit(arrival) {
             Ok(key) => key,
             Err(failure) => {
@@ -69,10 +84,25 @@ impl Controller {
         };
         let is_worse = stratum_number(arrival.header.leap(), arrival.header.stratum) > self.stratum();
         let is_source = self.servers.contains_key(&(arrival.instance, arrival.remote));
-        let guests = self.associations.values().filter(|association| association.role.is_passive()).count();
-        if is_worse || is_source || guests >= PASSIVE_MAX || self.mobilise_passive(arrival, key).is_none() {
+        let is_guest = !is_worse && !is_source && self.has_room_for_guest(arrival, key);
+        if !is_guest || self.mobilise_passive(arrival, key).is_none() {
             self.answer_once(arrival, key);
         }
+    }
+
+    /// For one who came by this key, if nobody else did; for one without, if nobody came from his host, which of an IPv6
+    /// network may have all addresses.
+    fn has_room_for_guest(&self, arrival: &Arrival, key: Option<KeyId>) -> bool {
+        let guests = || self.associations.values().filter(|association| association.role.is_passive());
+        let alike = || guests().filter(|guest| guest.key == key);
+        let is_same_host = |guest: &Association| {
+            (guest.instance, network(guest.remote.ip())) == (arrival.instance, network(arrival.remote.ip()))
+        };
+        let has_room = match key {
+            Some(_) => alike().next().is_none(),
+            None => alike().count() < KEYLESS_PASSIVE_MAX && !alike().any(is_same_host),
+        };
+        has_room && guests().count() < PASSIVE_MAX
     }
 
     /// May the sender become a peer, and with which key? An error without a failure: whatever it sends.

@@ -169,17 +169,105 @@ fn a_mode_2_packet_mobilises_nothing() {
     assert_eq!((peers(&shell), shell.controller.counters().discarded), (0, 1));
 }
 
+/// From this address, with the key of this number; 0: with none.
+fn hello_by(shell: &Shell, remote: IpAddr, key: u32) -> Arrival {
+    let authentication = KeyId::new(key).map_or(Authentication::None, Authentication::Valid);
+    Arrival { remote: SocketAddr::new(remote, 123), authentication, ..hello(shell, 0) }
+}
+
+/// The peer comes: does he become a guest? If not, he is answered at once, by his key.
+#[track_caller]
+fn is_taken_in(shell: &mut Shell, hello: Arrival) -> bool {
+    let (before, sent) = (peers(shell), shell.sent);
+    shell.tell(Event::Packet(hello));
+    let is_taken_in = peers(shell) > before;
+    assert_eq!(shell.sent - sent, u64::from(!is_taken_in));
+    if !is_taken_in {
+        let answer = &shell.sends.back().unwrap().transmission;
+        let expected = match hello.authentication {
+            Authentication::Valid(key) => Trailer::Mac(key),
+            _ => Trailer::None,
+        };
+        assert_eq!((answer.header.mode(), answer.trailer), (Mode::SymmetricPassive, expected));
+        assert_eq!(answer.to, hello.remote);
+    }
+    is_taken_in
+}
+
 /// The table of passive associations is bounded; who finds no room is answered all the same.
 #[test]
 fn there_is_room_for_so_many_passive_peers() {
     let mut shell = with(PassivePeers::Authenticated);
     for number in 0..PASSIVE_MAX as u8 + 10 {
-        let sent = shell.sends.len();
-        shell.tell(Event::Packet(hello(&shell, number)));
         let has_room = usize::from(number) < PASSIVE_MAX;
-        assert_eq!(shell.sends.len() - sent, usize::from(!has_room), "{number}");
+        let hello = hello_by(&shell, address(number), 1 + u32::from(number));
+        assert_eq!(is_taken_in(&mut shell, hello), has_room, "{number}");
     }
     assert_eq!(peers(&shell), PASSIVE_MAX);
+}
+
+/// CVE-2016-1549, CVE-2018-7170: whoever has a key may have many addresses, and would outvote all true sources from them.
+/// RFC 8633 section 5.6: "Each symmetric passive association SHOULD be authenticated under a different cryptographic key".
+#[test]
+fn one_key_has_one_guest_however_many_addresses_its_holder_has() {
+    for policy in [PassivePeers::Authenticated, PassivePeers::Anyone] {
+        let mut shell = with(policy);
+        for number in 1..=40 {
+            // Over IPv6 as well, and from other instances: there is one clock.
+            for remote in [address(number), [0xfd99, 0, 0, number.into(), 0, 0, 0, 1].into()] {
+                for instance in [0, 1] {
+                    let hello = Arrival { instance: InstanceId(instance), ..hello_by(&shell, remote, 1) };
+                    let is_first = (remote, instance) == (address(1), 0);
+                    assert_eq!(is_taken_in(&mut shell, hello), is_first, "{remote} in {instance}");
+                    shell.pass(NtpDuration::from_seconds(1));
+                }
+            }
+        }
+        // Another key is another peer.
+        let other = hello_by(&shell, address(50), 2);
+        assert!(is_taken_in(&mut shell, other));
+        assert_eq!(peers(&shell), 2);
+    }
+}
+
+/// When its guest has gone, the key has room for the next.
+#[test]
+fn a_key_is_free_again_when_its_guest_has_gone() {
+    let mut shell = guest();
+    let other = hello_by(&shell, address(PEER + 1), 1);
+    assert!(!is_taken_in(&mut shell, other));
+    while peers(&shell) == 1 {
+        shell.wake_in_time();
+    }
+    for (number, has_room) in [(PEER + 1, true), (PEER, false)] {
+        let hello = hello_by(&shell, address(number), 1);
+        assert_eq!(is_taken_in(&mut shell, hello), has_room, "{number}");
+    }
+}
+
+/// Without a key, where that is allowed, an address is all that there is to tell guests by, and an IPv6 host has many. They
+/// are few, and leave room for those who have a key.
+#[test]
+fn guests_without_a_key_are_few_and_one_for_each_host() {
+    let mut shell = with(PassivePeers::Anyone);
+    let host = |network: u16, number: u16| IpAddr::from([0xfd99, 0, 0, network, 0, 0, 0, number]);
+    for number in 1..100 {
+        let hello = hello_by(&shell, host(1, number), 0);
+        assert_eq!(is_taken_in(&mut shell, hello), number == 1, "{number}");
+        shell.pass(NtpDuration::from_seconds(1));
+    }
+    // The same address in another instance is another host.
+    let elsewhere = Arrival { instance: InstanceId(1), ..hello_by(&shell, host(1, 1), 0) };
+    assert!(is_taken_in(&mut shell, elsewhere));
+    for number in 0..100 {
+        let hello = hello_by(&shell, address(number), 0);
+        let has_room = usize::from(number) < KEYLESS_PASSIVE_MAX - 2;
+        assert_eq!(is_taken_in(&mut shell, hello), has_room, "{number}");
+        shell.pass(NtpDuration::from_seconds(1));
+    }
+    assert_eq!(peers(&shell), KEYLESS_PASSIVE_MAX);
+    let hello = hello_by(&shell, address(200), 1);
+    assert!(is_taken_in(&mut shell, hello));
 }
 
 /// RFC 1305 section 3.3: at least one reply, also where the association would not persist because the peer's stratum

@@ -134,6 +134,7 @@ impl Controller {
         };
         let Some(entry) = self.sources.get(&source) else { return };
         let configured = entry.configuration().key;
+        let arrival = &self.judged(arrival, configured);
         let Some(association) = self.associations.get_mut(&search_id) else { return };
         association.traffic.received += 1;
         let Role::ManycastClient(search) = &association.role else { return };
@@ -197,7 +198,8 @@ impl Controller {
             is_its.then_some((configuration.key, unsigned))
         });
         let snapshot = self.system.snapshot.seen_from(arrival.instance);
-        let reply = found.and_then(|(key, unsigned)| answer(arrival, key, unsigned, &snapshot));
+        let reply =
+            found.and_then(|(key, unsigned)| answer(&self.judged(arrival, key), key, unsigned, &snapshot));
         let Some((header, key)) = reply else {
             self.counters.discarded += 1;
             return;

@@ -10,6 +10,7 @@ use super::super::filter::ClockFilter;
 use super::super::kiss::Kiss;
 use super::super::manycast::Search;
 use super::super::news::{Farewell, News};
+use super::super::packet_checks::FailureCounts;
 use super::super::poll::PollProcess;
 use super::super::source::{
     Burst, POOL_MEMBERS_MAX, Place, PollOptions, SourceConfiguration, SourceId, SourceKind,
@@ -39,6 +40,17 @@ pub struct SourceEntry {
     refusing: VecDeque<(SocketAddr, Kiss)>,
     /// Who was given up; taken again only when there is nobody else.
     pub(super) tried: VecDeque<SocketAddr>,
+    /// Where strangers are listened to: why those who were heard are no associations.
+    pub(super) turned_away: TurnedAway,
+}
+
+/// Packets of strangers that a listening source has heard and could do nothing with.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TurnedAway {
+    /// Failed a test of RFC 5905 figure 22.
+    pub failures: FailureCounts,
+    /// Came from a server that is a source already, and is asked itself.
+    pub known: u64,
 }
 
 impl SourceEntry {
@@ -50,6 +62,7 @@ impl SourceEntry {
             vain_lookups: 0,
             refusing: VecDeque::new(),
             tried: VecDeque::new(),
+            turned_away: TurnedAway::default(),
         }
     }
 
@@ -68,6 +81,12 @@ impl SourceEntry {
     /// The servers that refuse us, the latest last, and how they said so.
     pub fn refusing(&self) -> impl Iterator<Item = (SocketAddr, Kiss)> {
         self.refusing.iter().copied()
+    }
+
+    /// Whom it has heard in vain.
+    #[must_use]
+    pub const fn turned_away(&self) -> &TurnedAway {
+        &self.turned_away
     }
 
     /// Is its name being looked up?
@@ -157,7 +176,7 @@ impl Controller {
     ) -> Option<AssociationId> {
         let configuration = self.sources.get(&source)?.configuration.clone();
         let is_taken = match role.group_interface() {
-            None => self.is_taken(configuration.instance, remote),
+            None => self.is_taken(&configuration, remote),
             Some(_) => self.is_repeated(configuration.instance, remote, &role),
         };
         if is_taken {
@@ -178,10 +197,24 @@ impl Controller {
         Some(id)
     }
 
-    /// Is the address a source's? A passive peer, which came unasked, makes room for one that is configured.
-    pub(super) fn is_taken(&self, instance: InstanceId, remote: SocketAddr) -> bool {
-        let held = self.servers.get(&(instance, remote)).and_then(|id| self.associations.get(id));
-        held.is_some_and(|association| !association.role.is_passive())
+    /// Does the address belong to a source that does not make room for this one?
+    pub(super) fn is_taken(&self, newcomer: &SourceConfiguration, remote: SocketAddr) -> bool {
+        let held = self.servers.get(&(newcomer.instance, remote)).and_then(|id| self.associations.get(id));
+        held.is_some_and(|association| !self.makes_room(association, newcomer))
+    }
+
+    /// Who came unasked (a passive peer, a broadcast server that was heard, a server that a search found) makes room for
+    /// one that is configured, and whom a name led to for one whose address is. Nobody else would ever ask it as the
+    /// operator wishes.
+    fn makes_room(&self, association: &Association, newcomer: &SourceConfiguration) -> bool {
+        let is_found =
+            |kind: SourceKind| matches!(kind, SourceKind::BroadcastClient(_) | SourceKind::ManycastClient(_));
+        let is_by_address = |source: &SourceConfiguration| matches!(source.place, Place::Address(_));
+        let holder = association.source.and_then(|source| self.sources.get(&source));
+        !is_found(newcomer.kind)
+            && holder.map(SourceEntry::configuration).is_none_or(|holder| {
+                is_found(holder.kind) || is_by_address(newcomer) && !is_by_address(holder)
+            })
     }
 
     /// Is the same said to the same group already, or asked, through the same interface?
@@ -241,12 +274,17 @@ impl Controller {
                     }
                 }
                 Farewell::Replaced => remember(&mut entry.tried, remote),
+                // A pool looks for another one.
+                Farewell::Configured if matches!(entry.configuration.place, Place::Name(..)) => {
+                    self.agenda.set(Due::Lookup(source), Some(self.now.monotonic));
+                }
                 Farewell::Removed
                 | Farewell::Silent
                 | Farewell::WorseStratum
                 | Farewell::BothPassive
                 | Farewell::Configured
-                | Farewell::SearchedAnew => {}
+                | Farewell::SearchedAnew
+                | Farewell::KeyNotTrusted => {}
             }
         }
         self.report_in(Some(association.instance), Some(id), News::Demobilised { remote, reason });

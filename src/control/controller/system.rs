@@ -7,15 +7,15 @@ use super::super::event::{AssociationId, InstanceId};
 use super::super::news::News;
 use super::super::packet_checks::{DISPERSION_MAX, STRATUM_UNSYNCHRONISED};
 use super::super::poll::SystemPoll;
-use super::super::reference::{reference_id, reference_id_elsewhere};
+use super::super::reference::{reference_id, reference_id_elsewhere, reference_ids};
 use super::super::select::{self, Candidate, MIN_DISPERSION, Selection, select};
 use super::super::source::PollOptions;
 use super::super::state::{self, SourceState};
 use super::{Controller, ControllerOptions, SourceEntry};
 use crate::snapshot::SystemSnapshot;
 use crate::time::{Monotonic, NtpDuration, NtpTimestamp, Ppm, Timestamp};
-use crate::wire::ReferenceId;
-use std::net::SocketAddr;
+use crate::wire::{Leap, ReferenceId};
+use std::net::{IpAddr, SocketAddr};
 
 /// After a step, and at the start, associations are polled anew, spread over this time,
 const FIRST_POLL_SPREAD: NtpDuration = NtpDuration::from_seconds(1);
@@ -34,6 +34,8 @@ pub struct System {
     pub jitter: NtpDuration,
     /// What is served.
     pub snapshot: SystemSnapshot,
+    /// Is that the system peer's time? Not if it is beyond what may be served, or beyond the panic threshold.
+    pub is_followed: bool,
     /// What is served while no source is selected.
     fallback: SystemSnapshot,
     /// The time constant.
@@ -56,6 +58,7 @@ impl System {
             offset: NtpDuration::ZERO,
             jitter: NtpDuration::ZERO,
             snapshot: SystemSnapshot::unsynchronised(options.precision),
+            is_followed: false,
             fallback: SystemSnapshot::unsynchronised(options.precision),
             poll: SystemPoll::new(poll_min, poll_max),
             updated: None,
@@ -100,7 +103,8 @@ impl Controller {
                 self.system.poll.on_update(found.offset, found.jitter);
                 self.set_frequency();
                 if let Some(candidate) = measured {
-                    self.inherit(peer, candidate, found.offset);
+                    let leap = agreed_leap(&candidates, &selection);
+                    self.inherit(peer, candidate, found.offset, leap);
                 }
             }
         }
@@ -117,14 +121,29 @@ impl Controller {
                 peer.filter(|peer| peer.id != association.id && peer.instance == association.instance);
             let other = other.map(|peer| peer.remote.ip());
             let told = association.peer.as_ref().map(|peer| peer.reference_id);
-            let elsewhere = told.filter(|told| is_told_elsewhere(&followers, *told, association.instance));
-            association.candidate(now, slewed, other, elsewhere.as_slice())
+            let name = told.filter(|told| {
+                self.is_own_name(association.instance, *told)
+                    || is_told_elsewhere(&followers, *told, association.instance)
+            });
+            association.candidate(now, slewed, other, name.as_slice())
         };
         self.associations
             .values()
             .filter(|association| association.role.gives_time())
             .map(candidate)
             .collect()
+    }
+
+    /// Our host has these addresses in an instance, and no others there.
+    pub(super) fn on_own_addresses(&mut self, instance: InstanceId, addresses: &[IpAddr]) {
+        self.own_names.insert(instance, reference_ids(addresses));
+        self.select();
+    }
+
+    /// Would this be told in the instance by somebody who follows us there? An address at which we ask nobody is an address
+    /// at which others may ask us.
+    pub(super) fn is_own_name(&self, instance: InstanceId, told: ReferenceId) -> bool {
+        self.own_names.get(&instance).is_some_and(|names| names.contains(&told.0))
     }
 
     /// What each of our sources would tell in other instances if it followed us in its own, sorted: there may be a thousand.
@@ -172,6 +191,7 @@ impl Controller {
     /// the best guess. A slew that is under way works off an offset that was believed, and ends by itself.)
     fn lose_reference(&mut self) {
         self.system.is_panicking = false;
+        self.system.is_followed = false;
         self.follow(None);
         self.publish(self.system.fallback);
     }
@@ -186,16 +206,16 @@ impl Controller {
     }
 
     /// RFC 5905 figure 25, with the reference id and the reference time as section 7.3 defines them: whom we follow,
-    /// and when our clock was last compared. (The figure copies the peer's own, which would make us say that we
+    /// and when our clock was last compared. `leap` is what more than the system peer says. (The figure copies the peer's own, which would make us say that we
     /// follow whom it follows.)
-    fn inherit(&mut self, id: AssociationId, candidate: &Candidate, offset: NtpDuration) {
+    fn inherit(&mut self, id: AssociationId, candidate: &Candidate, offset: NtpDuration, leap: Leap) {
         let Some(association) = self.associations.get(&id) else { return };
         let Some(estimate) = candidate.estimate else { return };
         let size = offset.max(-offset);
         // PHI * (s.t - p.t) is in the estimate's dispersion, which is that of now.
         let increment = (estimate.dispersion + estimate.jitter + size).max(MIN_DISPERSION);
         let snapshot = SystemSnapshot {
-            leap: candidate.leap,
+            leap,
             stratum: candidate.stratum.saturating_add(1),
             reference_id: reference_id(association.remote.ip()),
             reference_instance: Some(association.instance),
@@ -211,6 +231,7 @@ impl Controller {
         let half_delay = NtpDuration::from_bits(snapshot.root_delay.to_bits() / 2);
         let is_time = snapshot.stratum < STRATUM_UNSYNCHRONISED
             && half_delay + snapshot.root_dispersion < DISPERSION_MAX;
+        self.system.is_followed = is_time;
         self.publish(if is_time { snapshot } else { self.system.fallback });
     }
 
@@ -257,6 +278,7 @@ impl Controller {
             self.system.is_panicking = true;
             self.report(None, News::Panic(offset));
         }
+        self.system.is_followed = false;
         self.publish(SystemSnapshot::unsynchronised(self.options.precision));
     }
 
@@ -330,6 +352,16 @@ fn is_told_elsewhere(followers: &[([u8; 4], InstanceId)], told: ReferenceId, ins
     let first = followers.partition_point(|(id, _)| *id < told.0);
     let mut equal = followers.iter().skip(first).take_while(|(id, _)| *id == told.0);
     equal.any(|(_, other)| *other != instance)
+}
+
+/// The leap second that more than half of those announce by whom the clock is set. Figure 25 takes the system peer's word for
+/// it; but a source whose time is right may be wrong about this, for months, and we would pass on a second that never comes.
+fn agreed_leap(candidates: &[Candidate], selection: &Selection) -> Leap {
+    // The states are in the order of the candidates.
+    let used = || candidates.iter().zip(&selection.states).filter(|(_, (_, state))| state.is_used());
+    let is_agreed =
+        |leap: &Leap| 2 * used().filter(|(candidate, _)| candidate.leap == *leap).count() > used().count();
+    [Leap::Insert, Leap::Delete].into_iter().find(is_agreed).unwrap_or(Leap::None)
 }
 
 /// How far off a measurement probably is. The system jitter says how far the samples of the last polls are apart; but

@@ -86,6 +86,96 @@ fn the_system_variables_are_those_of_figure_25() {
     assert_eq!(snapshot.dispersion_rate, Ppm::FREQUENCY_TOLERANCE);
 }
 
+/// What three servers make us announce, of whom these announce a leap second.
+fn announced(announcing: &[u8]) -> Leap {
+    let mut shell = Shell::new(ControllerOptions::default());
+    for number in 1..=3 {
+        let configuration = server(number);
+        shell.tell(Event::AddSource { source: SourceId(number.into()), configuration });
+    }
+    for _ in 0..60 {
+        shell.wake_in_time();
+        let Some(asked) = shell.sends.back().map(|send| send.transmission.to.ip()) else { continue };
+        shell.report_send(true, NtpDuration::ZERO);
+        let announces = announcing.iter().any(|number| address(*number) == asked);
+        let spoils = if announces { vec![Spoil::Octet(0, 1 << 6 | 4 << 3 | 4)] } else { vec![] };
+        shell.answer(&Answer { spoils, ..Answer::good() });
+    }
+    let used = shell.controller.associations().filter(|association| association.state.is_used()).count();
+    assert_eq!(used, 3);
+    shell.controller.system().snapshot.leap
+}
+
+/// RFC 5905 section 7.3: a leap second is announced if most of those announce it whom we follow, whoever is the system peer.
+/// Checklist 66.
+#[test]
+fn one_of_three_announces_no_leap_second_for_us() {
+    for (announcing, expected) in [
+        (&[1][..], Leap::None),
+        (&[2], Leap::None),
+        (&[3], Leap::None),
+        (&[1, 2], Leap::Insert),
+        (&[2, 3], Leap::Insert),
+        (&[1, 2, 3], Leap::Insert),
+    ] {
+        assert_eq!(announced(announcing), expected, "{announcing:?}");
+    }
+}
+
+/// RFC 5905 A.5.5.3 knows the address that we ask from. A host has others, and whoever follows us at one of them follows us,
+/// though we ask it from another, over another family, or not at all. Addresses come and go. Checklist 26.
+#[test]
+fn who_follows_any_address_of_ours_is_not_followed() {
+    let (four, six) = (IpAddr::from([10, 99, 7, 7]), "fd99::1".parse().unwrap());
+    let md5_of_six = [0x08, 0x27, 0xd2, 0x8b];
+    let own = |shell: &mut Shell, instance, addresses: &[IpAddr]| {
+        let (instance, addresses) = (InstanceId(instance), addresses.to_vec());
+        shell.tell(Event::OwnAddresses { instance, addresses });
+        shell.controller.associations().next().unwrap().state
+    };
+    for (address, told) in [(four, [10, 99, 7, 7]), (six, md5_of_six)] {
+        let octets = (12..16).zip(told).map(|(place, octet)| Spoil::Octet(place, octet));
+        let spoils: Vec<Spoil> = octets.chain([Spoil::Stratum(2)]).collect();
+        let mut shell = synchronised(1, 40, &spoils);
+        assert_eq!(own(&mut shell, 0, &[address, four, six]), SourceState::FollowsUs, "{address}");
+        assert_eq!(shell.controller.system_peer(), None);
+        answer_next(&mut shell, &spoils);
+        assert!(!shell.controller.system().snapshot.is_synchronised());
+        assert_eq!(own(&mut shell, 0, &["10.99.7.8".parse().unwrap()]), SourceState::Selected, "it is gone");
+        // In another network it is another host's.
+        assert_eq!(own(&mut shell, 1, &[address]), SourceState::Selected);
+        // At stratum 1 it is a name, whatever it looks like.
+        let mut first = synchronised(1, 40, &[&spoils[..], &[Spoil::Stratum(1)]].concat());
+        assert_eq!(own(&mut first, 0, &[address]), SourceState::Selected);
+    }
+}
+
+/// A broadcast server that was never asked has not told us which address it knows us by.
+#[test]
+fn a_broadcast_server_that_follows_us_is_not_followed() {
+    let kind = SourceKind::BroadcastClient(BroadcastClientOptions {
+        calibration: Calibration::Delay(NtpDuration::ZERO),
+        ..BroadcastClientOptions::default()
+    });
+    let mut shell = Shell::new(ControllerOptions::default());
+    let configuration = SourceConfiguration { kind, ..SourceConfiguration::server(NTP_GROUP) };
+    shell.tell(Event::AddSource { source: SourceId(1), configuration });
+    shell.tell(Event::OwnAddresses { instance: InstanceId(0), addresses: vec![address(200)] });
+    for (followed, is_followed) in [(201, true), (200, false)] {
+        for _ in 0..8 {
+            shell.pass(NtpDuration::from_seconds(16));
+            let mut header = Header::new(Leap::None, Version::V4, Mode::Broadcast);
+            (header.stratum, header.reference_id.0) = (2, [10, 99, 0, followed]);
+            header.set_poll(Log2Seconds(4));
+            header.set_precision(Log2Seconds(-20));
+            header.set_transmit_timestamp(shell.now.clock);
+            let arrival = shell.arrival(Shell::service(), SocketAddr::new(address(7), 123), header);
+            shell.tell(Event::Packet(Shell::to_everybody(arrival, true)));
+        }
+        assert_eq!(shell.controller.system_peer().is_some(), is_followed, "it follows 10.99.0.{followed}");
+    }
+}
+
 /// RFC 5905 section 10: while a server is silent what we serve stays, and its dispersion grows at PHI. A.5.5.3: it is
 /// unreachable after eight polls; then nobody is followed and stratum 16 is served. (The skeleton leaves leap and stratum
 /// as they were; we say at once that we have nobody, like a server that lost its majority.) Checklist 59.

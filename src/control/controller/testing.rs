@@ -15,7 +15,7 @@ pub use packets::{Answer, Sender, Spoil};
 
 use super::{
     ASSOCIATIONS_MAX, Action, Association, AssociationId, BTreeMap, BTreeSet, Controller, ControllerOptions,
-    Due, Event, InstanceId, Moment, PASSIVE_MAX, SOURCES_MAX, SocketAddr,
+    Due, Event, InstanceId, KEYLESS_PASSIVE_MAX, Moment, PASSIVE_MAX, SOURCES_MAX, SocketAddr,
 };
 use crate::control::action::{Frequency, Trailer, Transmission, TransmitField};
 use crate::control::association::LastSample;
@@ -180,10 +180,15 @@ impl Shell {
         remember(&mut self.sends, Unreported { transmission, time });
     }
 
-    /// RFC 5905 A.5.1, NEWPS: in mode 1, to a wrong MAC in mode 1.
+    /// RFC 5905 A.5.1, NEWPS: in mode 1, to a wrong MAC in mode 1, or a right one by a key that is not trusted.
     fn check_crypto_nak(&self, transmission: &Transmission) {
         let asked = self.heard.expect("a crypto-NAK answers a packet");
-        assert!(asked.authentication == Authentication::Invalid && asked.delivery == Delivery::Unicast);
+        let is_wrong = match asked.authentication {
+            Authentication::Invalid => true,
+            Authentication::Valid(key) => !self.controller.trusted.trusts(key),
+            Authentication::None | Authentication::CryptoNak => false,
+        };
+        assert!(is_wrong && asked.delivery == Delivery::Unicast);
         let modes = [asked.header.mode(), transmission.header.mode()];
         assert_eq!((modes, asked.remote), ([Mode::SymmetricActive; 2], transmission.to));
     }
@@ -219,8 +224,11 @@ impl Shell {
         assert!(self.open.len() <= associations);
         assert!(controller.strangers.remembered() <= SENDERS_MAX);
         let members: usize = controller.sources.values().map(|entry| entry.members().len()).sum();
-        let guests = controller.associations().filter(|association| association.role.is_passive()).count();
-        assert!(guests <= PASSIVE_MAX);
+        let guests = || controller.associations().filter(|association| association.role.is_passive());
+        let keys: Vec<_> = guests().filter_map(|guest| guest.key).collect();
+        let guests = guests().count();
+        assert!(guests <= PASSIVE_MAX && guests - keys.len() <= KEYLESS_PASSIVE_MAX);
+        assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "a key has two guests: {keys:?}");
         assert_eq!(members + guests, associations);
         assert_eq!(self.wake_at, controller.agenda.first());
         for (_, entry) in controller.sources() {
@@ -229,6 +237,13 @@ impl Shell {
         }
         for association in controller.associations() {
             assert!(controller.agenda.has(Due::Association(association.id)), "{:?} sleeps", association.id);
+            let told = association.peer.as_ref().filter(|peer| peer.stratum > 1);
+            let is_loop =
+                told.is_some_and(|peer| controller.is_own_name(association.instance, peer.reference_id));
+            assert!(!(is_loop && association.state.is_used()), "{:?} follows us", association.id);
+            let named = controller.named_by(association.source);
+            let is_good = association.key.is_none_or(|key| controller.is_good(key, named));
+            assert!(is_good, "{:?} came by {:?}", association.id, association.key);
         }
     }
 

@@ -77,9 +77,13 @@ impl Controller {
             return;
         }
         let configured = entry.configuration().key;
+        let arrival = &self.judged(arrival, configured);
         let verdict = unasked(arrival, configured, options.unsigned, None)
             .and_then(|()| packet_checks::contents(&arrival.header));
         if let Err(failure) = verdict {
+            if let Some(entry) = self.sources.get_mut(&source) {
+                entry.turned_away.failures.count(failure);
+            }
             return self.counters.failures.count(failure);
         }
         let role = Role::BroadcastClient(BroadcastClient::new(&options, self.now.monotonic, arrival));
@@ -93,6 +97,15 @@ impl Controller {
             });
         }
         self.hear(id, arrival);
+    }
+
+    /// Figure 20 discards what a server broadcasts that we ask anyway.
+    pub(super) fn overhear(&mut self, arrival: &Arrival) {
+        self.counters.discarded += 1;
+        let source = self.listening_source(arrival).map(|(source, _)| source);
+        if let Some(entry) = source.and_then(|source| self.sources.get_mut(&source)) {
+            entry.turned_away.known += 1;
+        }
     }
 
     /// The source that wants to hear what comes this way.

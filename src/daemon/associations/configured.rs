@@ -31,6 +31,11 @@ pub(super) struct Configured {
 }
 
 impl Configured {
+    /// Is time expected of it?
+    pub fn gives_time(&self) -> bool {
+        !matches!(self.mode, "broadcast" | "manycast-server")
+    }
+
     /// What makes it the same source, however it is used now.
     pub fn identity(&self) -> (&'static str, InstanceId, String) {
         (self.mode, self.instance, self.name.clone())

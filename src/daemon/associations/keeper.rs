@@ -1,13 +1,14 @@
 //! The clock in our hands: what the controller wants done to it, what others did to it, what is remembered and told of it.
 
-use crate::clock::{Change, Clock, DriftFile, Kept, MachineClocks, StepWatch, SystemClock, UntouchedClock};
+use crate::clock::{
+    Change, Clock, DriftFile, Kept, MachineClocks, StepWatch, SystemClock, UntouchedClock, leap_of_today,
+};
 use crate::config::{Config, PassivePeersPolicy, Source};
 use crate::control::Frequency;
 use crate::control::discipline::Steering;
 use crate::snapshot::SystemSnapshot;
-use crate::sys::clock::{self, KernelLeap};
+use crate::sys::clock;
 use crate::time::{NtpDuration, Ppm};
-use crate::wire::Leap;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
@@ -124,13 +125,10 @@ impl Keeper {
             return;
         }
         let kept = served.filter(|served| served.is_synchronised()).map(|served| {
-            let dispersion = served.root_dispersion_at(clock::realtime().to_ntp()).to_duration();
+            let now = clock::realtime();
+            let dispersion = served.root_dispersion_at(now.to_ntp()).to_duration();
             Kept {
-                leap: match served.leap {
-                    Leap::Insert => KernelLeap::Insert,
-                    Leap::Delete => KernelLeap::Delete,
-                    Leap::None | Leap::Unsynchronised => KernelLeap::None,
-                },
+                leap: leap_of_today(served.leap, now),
                 maximum_error: served.root_delay.half() + dispersion,
                 estimated_error: jitter,
             }
@@ -185,7 +183,13 @@ fn read_drift(file: &DriftFile) -> Option<Ppm> {
             info!(file = %shown, ppm = frequency.ppm(), "drift file read");
             Some(frequency)
         }
-        Ok(None) => None,
+        Ok(None) => {
+            // Found out an hour later otherwise, when it is first written.
+            if file.path().parent().is_some_and(|folder| !folder.is_dir()) {
+                warn!(file = %shown, "the folder of the drift file does not exist");
+            }
+            None
+        }
         Err(error) => {
             warn!(file = %shown, %error, "the drift file is of no use");
             None

@@ -24,11 +24,13 @@ pub use unasked::PASSED_OCTETS_MAX;
 
 pub(super) use keeper::wants_clock;
 
-use crate::auth::KeyTable;
+use crate::auth::{KeyTable, TrustedKeys};
 use crate::clock::Change;
 use crate::config::Config;
 use crate::control::source::{SourceConfiguration, SourceId};
-use crate::control::{Action, Controller, Event, ExchangeSocket, InstanceId, Moment, News, StampKind};
+use crate::control::{
+    Action, Controller, Event, ExchangeSocket, InstanceId, InterfaceIndex, Moment, News, StampKind,
+};
 use crate::datapath::interface::View;
 use crate::metrics::Histogram;
 use crate::serve::access::AccessList;
@@ -59,6 +61,9 @@ const DATAGRAMS_PER_TURN: usize = 16;
 /// Wake-ups of the controller before the descriptors are looked at again.
 const WAKE_UPS_PER_TURN: usize = 64;
 
+/// To whom something is sent: a group may be spoken to on several interfaces. 0: routing chooses.
+type Whom = (InstanceId, SocketAddr, InterfaceIndex);
+
 /// An instance's sockets, and what is known of it.
 #[derive(Debug)]
 struct Network {
@@ -66,7 +71,7 @@ struct Network {
     service: Service,
     /// Of what was sent from port 123.
     departures: Departures,
-    /// Addresses of ours: what comes from them was our own broadcast.
+    /// Addresses of ours: what comes from them was our own broadcast, and who follows one of them follows us.
     own: BTreeSet<IpAddr>,
 }
 
@@ -107,7 +112,7 @@ pub struct Associations {
     /// Names that could not be resolved, and why.
     unresolved: BTreeMap<SourceId, String>,
     /// To whom nothing can be sent, and why.
-    unreachable: BTreeMap<(InstanceId, SocketAddr), String>,
+    unreachable: BTreeMap<Whom, String>,
     keeper: Keeper,
     keys: Arc<KeyTable>,
     access: Arc<AccessList>,
@@ -147,7 +152,7 @@ impl Associations {
         }
         Ok(Self {
             controller: Controller::new(options, seed, moment()),
-            events: VecDeque::new(),
+            events: VecDeque::from([Event::TrustedKeys(config.keys.trusted.clone())]),
             wake_at: None,
             configured: BTreeMap::new(),
             order: Vec::new(),
@@ -174,15 +179,29 @@ impl Associations {
     /// instance, in the order of their numbers.
     pub fn follow(&mut self, config: &Config, views: &[Cow<'_, View>]) {
         for (network, view) in self.networks.iter_mut().zip(views) {
-            network.own = view
-                .interfaces()
-                .flat_map(|one| view.addresses(one.ifindex))
-                .map(|one| one.address)
-                .collect();
+            let addresses = view.interfaces().flat_map(|one| view.addresses(one.ifindex));
+            let own: BTreeSet<IpAddr> = addresses.map(|one| one.address).collect();
+            if network.own != own {
+                let addresses = own.iter().copied().collect();
+                self.events.push_back(Event::OwnAddresses { instance: network.place.id, addresses });
+                network.own = own;
+            }
             network.service.sync(config, view);
         }
         self.follow_sources(configured::sources(config, views));
         self.run();
+    }
+
+    /// Is there an address that is not listened at, and should be?
+    pub fn is_deaf(&self) -> bool {
+        self.networks.iter().any(|network| network.service.has_failed())
+    }
+
+    /// Listens where that failed before: another program may have gone.
+    pub fn listen_again(&mut self, config: &Config, views: &[Cow<'_, View>]) {
+        for (network, view) in self.networks.iter_mut().zip(views) {
+            network.service.sync(config, view);
+        }
     }
 
     /// From now on these, and no others. Whoever stays as he was keeps all that is known of him.
@@ -223,17 +242,19 @@ impl Associations {
         self.run();
     }
 
-    /// Other keys, from now on.
-    pub fn set_keys(&mut self, keys: Arc<KeyTable>) {
+    /// Other keys, from now on, and which of them may bring a source that nobody named.
+    pub fn set_keys(&mut self, keys: Arc<KeyTable>, trusted: &TrustedKeys) {
         self.keys = keys;
+        self.events.push_back(Event::TrustedKeys(trusted.clone()));
+        self.run();
     }
 
     /// Once a second: what other programs are told of the clock, the drift file.
     pub fn tick(&mut self) {
         // Before the keeper looks how many there have been: a leap second.
         self.run();
-        let frequency = self.controller.system().peer.is_some().then(|| self.snapshot.read());
-        self.keeper.tick(frequency.as_ref(), self.controller.system().jitter);
+        let followed = self.controller.system().is_followed.then(|| self.snapshot.read());
+        self.keeper.tick(followed.as_ref(), self.controller.system().jitter);
     }
 
     /// Leaves the clock running at the frequency that it needs.
@@ -356,7 +377,7 @@ impl Associations {
                     self.exchanges.insert(socket, exchange);
                 }
                 // The transmission that follows fails for want of it.
-                Err(error) => self.note_reachability(instance, remote, Some(&error)),
+                Err(error) => self.note_reachability((instance, remote, InterfaceIndex(0)), Some(&error)),
             },
             Action::CloseSocket(socket) => {
                 if let Some(mut exchange) = self.exchanges.remove(&socket) {

@@ -4,9 +4,9 @@ use super::Associations;
 use super::configured::Configured;
 use crate::control::InstanceId;
 use crate::control::association::{Association, Role};
-use crate::control::controller::SourceEntry;
+use crate::control::controller::{SourceEntry, TurnedAway};
 use crate::control::packet_checks::Failure;
-use crate::control::source::{SourceId, SourceKind};
+use crate::control::source::{Place, SourceConfiguration, SourceId, SourceKind};
 use crate::daemon::counters::ServiceTimeReport;
 use crate::sys::clock;
 use crate::time::{Log2Seconds, NtpDuration};
@@ -30,8 +30,11 @@ pub struct SourcesReport {
 pub struct SynchronisationReport {
     /// Is the clock steered, or only measured?
     pub steering: bool,
-    /// The system peer, whom our clients are told that we follow.
+    /// The system peer, whom our clients are told that we follow, if `synchronised`.
     pub system_peer: Option<String>,
+    /// Is what is served its time? Not if our clock is too far off by it.
+    #[serde(default)]
+    pub synchronised: bool,
     /// In which instance that is.
     #[serde(default)]
     pub system_peer_instance: Option<String>,
@@ -162,10 +165,16 @@ impl Associations {
         ControlReport { lateness: (&self.lateness).into(), packets: counts.chain(failures).collect() }
     }
 
+    /// Is a source selected?
+    #[must_use]
+    pub fn is_following(&self) -> bool {
+        self.controller.system().peer.is_some()
+    }
+
     /// Is what is served the time of a source?
     #[must_use]
     pub fn is_synchronised(&self) -> bool {
-        self.controller.system().peer.is_some() && self.controller.system().snapshot.is_synchronised()
+        self.controller.system().is_followed
     }
 
     /// The whole in short.
@@ -179,6 +188,7 @@ impl Associations {
         SynchronisationReport {
             steering,
             system_peer: system_peer.map(|(_, remote)| remote.to_string()),
+            synchronised: self.is_synchronised(),
             system_peer_instance: system_peer.map(|(instance, _)| self.name_of(instance)),
             offset_seconds: system.peer.map(|_| system.offset.seconds()),
             jitter_seconds: system.peer.map(|_| system.jitter.seconds()),
@@ -205,24 +215,23 @@ impl Associations {
         rows: &mut Vec<SourceReport>,
     ) {
         let Configured { name, instance, mode, configuration } = configured;
+        let is_synchronised = self.controller.system().snapshot.is_synchronised();
         if !associations.is_empty() {
             let row = |association: &&Association| self.row(name, mode_of(association, mode), association);
             return rows.extend(associations.iter().map(row));
         }
-        let gives_time = configuration.as_ref().is_ok_and(|configuration| configuration.kind.gives_time());
         let (state, reason) = match (configuration, entry) {
             (Err(reason), _) => ("absent", reason.clone()),
             (Ok(_), None) => ("absent", "there is no room for another source".to_owned()),
-            (Ok(configuration), Some(entry)) => match configuration.kind {
-                SourceKind::ManycastServer(_) => {
-                    ("serving", "questions to the group are answered".to_owned())
-                }
-                SourceKind::BroadcastClient(_) => ("listening", "nothing heard yet".to_owned()),
+            (Ok(configuration), Some(entry)) => match (configuration.kind, self.deafness(configuration)) {
+                (_, Some(reason)) => ("deaf", format!("not listened at: {reason}")),
+                (SourceKind::ManycastServer(_), None) => ("serving", answers(is_synchronised)),
+                (SourceKind::BroadcastClient(_), None) => ("listening", heard(entry.turned_away())),
                 _ => self.why_nobody(id, entry),
             },
         };
         rows.push(SourceReport {
-            sign: if gives_time { "?" } else { " " }.to_owned(),
+            sign: if configured.gives_time() { "?" } else { " " }.to_owned(),
             instance: self.name_of(*instance),
             mode: (*mode).to_owned(),
             name: name.clone(),
@@ -230,6 +239,15 @@ impl Associations {
             reason,
             ..SourceReport::default()
         });
+    }
+
+    /// Why a source that listens cannot.
+    fn deafness(&self, configuration: &SourceConfiguration) -> Option<String> {
+        let network = self.networks.get(usize::from(configuration.instance.0))?;
+        match (&configuration.place, configuration.kind.only_listens()) {
+            (Place::Address(place), true) => network.service.failure(place.ip()),
+            _ => None,
+        }
     }
 
     /// Why a source that should have an association has none.
@@ -252,13 +270,20 @@ impl Associations {
         let peer = association.peer.as_ref();
         let last = association.last_sample.as_ref();
         let gives_time = association.role.gives_time();
-        let (sign, state, reason) = match &association.role {
-            Role::BroadcastServer(_) => (' ', "serving", broadcasts(association.traffic.sent)),
+        let is_synchronised = self.controller.system().snapshot.is_synchronised();
+        let (sign, state, mut reason) = match &association.role {
+            Role::BroadcastServer(_) => {
+                (' ', "serving", broadcasts(association.traffic.sent, is_synchronised))
+            }
             Role::ManycastClient(search) => {
-                (' ', "searching", format!("servers are sought with TTL {}", search.hop_limit()))
+                (' ', "searching", search.reason() + &association.traffic.failures.reason())
             }
             _ => (association.state.sign(), association.state.name(), association.reason()),
         };
+        let interface = association.role.group_interface().unwrap_or_default();
+        if let Some(error) = self.unreachable.get(&(association.instance, association.remote, interface)) {
+            reason += &format!("; cannot be sent to: {error}");
+        }
         SourceReport {
             sign: sign.to_string(),
             instance: self.name_of(association.instance),
@@ -287,10 +312,27 @@ impl Associations {
     }
 }
 
-fn broadcasts(sent: u64) -> String {
-    match sent {
-        0 => "nothing is sent while our clock is not synchronised".to_owned(),
-        _ => format!("{sent} packets sent"),
+fn broadcasts(sent: u64, is_synchronised: bool) -> String {
+    match is_synchronised {
+        true => format!("{sent} packets sent"),
+        false => format!("nothing is sent while our clock is not synchronised; {sent} packets so far"),
+    }
+}
+
+fn answers(is_synchronised: bool) -> String {
+    match is_synchronised {
+        true => "questions to the group are answered".to_owned(),
+        false => "questions to the group are not answered while our clock is not synchronised".to_owned(),
+    }
+}
+
+/// Why nobody is an association who was perhaps heard.
+fn heard(turned_away: &TurnedAway) -> String {
+    let TurnedAway { failures, known } = turned_away;
+    match (failures.total(), known) {
+        (0, 0) => "nothing heard yet".to_owned(),
+        (0, known) => format!("heard only from servers that are sources already, {known} packets"),
+        _ => format!("nothing of use heard yet{}", failures.reason()),
     }
 }
 

@@ -1,11 +1,10 @@
 //! Packets on their way out: their timestamps, signatures and sockets, and what becomes of those that cannot leave.
 
-use super::{Associations, Network};
+use super::{Associations, Network, Whom};
 use crate::control::{Event, InstanceId, SocketName, Trailer, Transmission, TransmitField};
 use crate::sys::clock;
 use crate::sys::socket::Outgoing;
 use std::io;
-use std::net::SocketAddr;
 use tracing::{info, warn};
 use zerocopy::IntoBytes;
 
@@ -33,7 +32,10 @@ impl Associations {
             Trailer::Mac(key) => {
                 if let Err(error) = self.keys.append(key, &mut payload) {
                     let instance = self.instance_of(from);
-                    self.note_reachability(instance, to, Some(&io::Error::other(error.to_string())));
+                    self.note_reachability(
+                        (instance, to, interface),
+                        Some(&io::Error::other(error.to_string())),
+                    );
                     return self.events.push_back(Event::SendFailed { handle });
                 }
             }
@@ -67,23 +69,18 @@ impl Associations {
                 departures.add(handle, written, read, payload, now, &mut self.events);
                 // Most drivers have it by now.
                 departures.collect(socket, &mut self.events);
-                self.note_reachability(instance, to, None);
+                self.note_reachability((instance, to, interface), None);
             }
             Err(error) => {
-                self.note_reachability(instance, to, Some(&error));
+                self.note_reachability((instance, to, interface), Some(&error));
                 self.events.push_back(Event::SendFailed { handle });
             }
         }
     }
 
     /// Logs when sending to somebody begins or ceases to fail.
-    pub(super) fn note_reachability(
-        &mut self,
-        instance: InstanceId,
-        to: SocketAddr,
-        error: Option<&io::Error>,
-    ) {
-        let whom = (instance, to);
+    pub(super) fn note_reachability(&mut self, whom: Whom, error: Option<&io::Error>) {
+        let (instance, to, _) = whom;
         match error {
             None => {
                 if self.unreachable.remove(&whom).is_some() {

@@ -84,6 +84,21 @@ impl Service {
         self.places.get(&place).map(|listener| &listener.socket)
     }
 
+    /// Is there an address that is not listened at, and should be?
+    pub(super) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// Why an address is not listened at, if it should be and is not, perhaps on one interface.
+    pub(super) fn failure(&self, address: IpAddr) -> Option<String> {
+        let address = address.to_string();
+        self.failed.iter().find_map(|(what, error)| match what.strip_prefix(&address)? {
+            "" => Some(error.clone()),
+            place if place.starts_with(' ') => Some(format!("{error}{place}")),
+            _ => None,
+        })
+    }
+
     /// Listens at exactly what the configuration wants and the interfaces of now allow.
     pub(super) fn sync(&mut self, config: &Config, view: &View) {
         let device_index = self.place.device_index(view);
@@ -95,6 +110,14 @@ impl Service {
         let mut failed = BTreeMap::new();
         self.places.retain(|place, _| wanted.contains_key(place));
         for (place, interfaces) in wanted {
+            // Whoever binds it first has it for himself, and the workers answer there.
+            if view.interfaces().flat_map(|one| view.addresses(one.ifindex)).any(|own| own.address == place.0)
+            {
+                let reason = "it is an address of this machine, and no broadcast address";
+                failed.insert(place.0.to_string(), reason.to_owned());
+                self.places.remove(&place);
+                continue;
+            }
             if let Err(error) = self.listen(place, &interfaces, &mut failed) {
                 failed.insert(place.0.to_string(), error.to_string());
             }

@@ -23,6 +23,8 @@ const COPY_OCTETS: usize = OCTETS_MAX + 128;
 /// `IP_MULTICAST_ALL` of linux/in.h, and its sister of linux/in6.h: not in the libc crate.
 const IP_MULTICAST_ALL: libc::c_int = 49;
 const IPV6_MULTICAST_ALL: libc::c_int = 29;
+/// A value of `IPV6_ADDR_PREFERENCES` (RFC 5014), of linux/in6.h.
+const IPV6_PREFER_SRC_PUBLIC: libc::c_int = 2;
 
 /// A datagram that came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,6 +122,8 @@ impl TalkSocket {
             set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, 0)?;
             // Linux 4.20 and newer. Elsewhere the address it is bound to does most of it.
             let _ = set_option(&fd, libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0);
+            // Peers and listeners know us by our address, not by one that is another tomorrow (RFC 8981).
+            let _ = set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
         }
         let name = RawAddress::from(address);
         // SAFETY: `name` is a sockaddr of the length it states, and lives through the call.

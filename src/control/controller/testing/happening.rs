@@ -4,7 +4,7 @@ use super::packets::{address, authentication};
 use super::{Answer, Sender, Shell, Spoil};
 use crate::control::controller::{ControllerOptions, PassivePeers};
 use crate::control::discipline::{DisciplineOptions, FirstStep, Steering};
-use crate::control::event::{Event, KeyId};
+use crate::control::event::{Event, InstanceId, KeyId, TrustedKeys};
 use crate::control::source::{
     BroadcastClientOptions, BroadcastOptions, Burst, Calibration, ManycastOptions, NTP_GROUP, NTP_PORT,
     Place, PollOptions, SourceConfiguration, SourceId, SourceKind, Unsigned, Volley,
@@ -113,6 +113,10 @@ pub enum Happening {
     Remove(SourceId),
     /// Somebody else steps the clock, and says so.
     Step(NtpDuration),
+    /// Our host has these addresses.
+    OwnAddresses(Vec<IpAddr>),
+    /// Other keys are trusted.
+    Trust(TrustedKeys),
 }
 
 impl Happening {
@@ -158,8 +162,18 @@ impl Happening {
             214..232 => Self::Found(choices.below(40), choices.octet()),
             232..244 => Self::Question(choices.octet(), choices.below(18), choices.octet()),
             244..250 => Self::Remove(source(choices)),
-            _ => Self::Step(choices.offset()),
+            250..253 => Self::Step(choices.offset()),
+            253 => Self::OwnAddresses((0..choices.below(3)).map(|_| address(choices.below(12))).collect()),
+            _ => Self::Trust(trusted(choices)),
         }
+    }
+}
+
+/// Mostly all of those that [`authentication`] knows.
+fn trusted(choices: &mut Choices<'_>) -> TrustedKeys {
+    match choices.below(6) {
+        number @ 0..3 => TrustedKeys::Only(KeyId::new(number.into()).into_iter().collect()),
+        _ => TrustedKeys::All,
     }
 }
 
@@ -294,6 +308,10 @@ impl Shell {
                 self.ask_everybody(from(remote), header, verdict);
             }
             Happening::Remove(source) => self.tell(Event::RemoveSource(source)),
+            Happening::OwnAddresses(addresses) => {
+                self.tell(Event::OwnAddresses { instance: InstanceId(0), addresses });
+            }
+            Happening::Trust(keys) => self.tell(Event::TrustedKeys(keys)),
             Happening::Step(by) => {
                 self.now.clock = self.now.clock + by;
                 self.tell(Event::ClockStepped(by));
