@@ -8,6 +8,8 @@ mod common;
 use common::peers::{Kind, Peer, in_time};
 use common::vpn::{CE_A, PE, Vpns, follows_in, rows};
 use common::{Daemon, can_have_labs, peer, run, run_well, skip};
+use serde_json::Value;
+use std::process::Command;
 
 /// A customer's router (CE), and the network that it is in at our router's.
 struct Network {
@@ -136,6 +138,20 @@ impl<'n> Router<'n> {
         self.networks.iter().map(told).collect()
     }
 
+    /// The router's link-local address towards a CE, as the CE writes it.
+    fn link_local(&self, network: &Network) -> String {
+        let list = |ip: &mut Command, words: &str| -> Value {
+            serde_json::from_str(&run_well(ip.arg("-j").args(words.split_whitespace()))).unwrap()
+        };
+        let words = format!("-6 addr show dev ce-{} scope link", network.name);
+        let ours = list(&mut self.vpns.on(&self.vpns.home(), "ip"), &words);
+        let theirs = list(&mut self.vpns.on(&self.customer(network), "ip"), "link show dev eth0");
+        // Addresses that are not wanted are listed empty.
+        let listed = ours[0]["addr_info"].as_array().unwrap();
+        let address = listed.iter().find_map(|one| one["local"].as_str());
+        format!("[{}%{}]:123", address.unwrap(), theirs[0]["ifindex"])
+    }
+
     /// Waits until the router tells all of them this one.
     #[track_caller]
     fn tells_all(&self, server: &str, stratum: u64) {
@@ -166,6 +182,11 @@ fn is_client_and_server(networks: &[Network], datapath: &str) {
         follows_in(&daemon, network.name, "server", &remote, network.stratum);
         router.tells_all(PE, network.stratum + 1);
         router.tells_all(PE_V6, network.stratum + 1);
+        let address = router.link_local(network);
+        let (vpn, host) = network.customer;
+        in_time("its link-local address is served", || {
+            router.vpns.query(vpn, host, &address).ok_or_else(|| address.clone())
+        });
         drop(clock);
     }
     let log = daemon.log();
