@@ -1052,6 +1052,18 @@ fn instances_are_refused_by_name_and_range() {
             "timeball.toml:3: server.instance = \"red\": must be the name of an [[instance]]: \"default\"",
         ),
         (
+            "[[instance]]\nname = \"red\"\nvrf = \"a\"\n[[broadcast]]\ninstance = \"red\"\n".to_owned(),
+            "timeball.toml:4: broadcast.interface is missing, must be the name of an interface: in a VRF \
+             routing would not find the way to a group or broadcast address",
+        ),
+        (
+            "[[instance]]\nname = \"red\"\nvrf = \"a\"\n[[manycast-client]]\ninstance = \"red\"\nallow-unsigned = \
+             true\ninterface = \"any\"\n"
+                .to_owned(),
+            "timeball.toml:7: manycast-client.interface = \"any\": must be the name of an interface: in a VRF \
+             routing would not find the way to a group or broadcast address",
+        ),
+        (
             format!(
                 "{red}[[interface]]\nname = \"eth0\"\ninstance = \"red\"\n[[interface]]\nname = \"eth0\"\n\
                  instance = \"red\"\n"

@@ -7,7 +7,7 @@ mod common;
 
 use common::peers::{Kind, Peer, in_time};
 use common::vpn::{CE_A, CE_B, PE, PE_TO_NEIGHBOUR, VPNS, Vpns, follows_in, rows};
-use common::{Daemon, can_have_labs, eventually, peer, run, run_well, skip};
+use common::{Daemon, can_have_labs, eventually, peer, run, run_well};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -362,49 +362,4 @@ fn instances_are_told_apart_in_all_reports() {
     }
     let log = pe.log();
     assert!(log.contains("instance=\"red\"") || log.contains("instance=red"), "{log}");
-}
-
-/// The same with VRF devices, which share one network namespace.
-#[test]
-fn vrfs_with_the_same_addresses_are_two_networks() {
-    if !can_have_labs() {
-        return;
-    }
-    let vpns = Vpns::new();
-    let router = vpns.home();
-    let ip = |words: &str| run(vpns.on(&router, "ip").args(words.split_whitespace()));
-    if !ip("link add vrf-red type vrf table 10").status.success() {
-        return skip("this kernel has no VRF devices");
-    }
-    run_well(vpns.on(&router, "ip").args(["link", "add", "vrf-blue", "type", "vrf", "table", "11"]));
-    for vpn in VPNS {
-        let (customer, end) = (vpns.host(vpn, "b"), format!("ce-{vpn}"));
-        run_well(vpns.on(&customer, "ip").args(["link", "del", "eth0"]));
-        for words in [
-            format!("link set vrf-{vpn} up"),
-            format!("link add {end} type veth peer name eth0 netns {customer}"),
-            format!("link set {end} master vrf-{vpn}"),
-            format!("addr add {PE}/24 dev {end}"),
-            format!("link set {end} up"),
-        ] {
-            run_well(vpns.on(&router, "ip").args(words.split_whitespace()));
-        }
-        for words in [format!("addr add {CE_A}/24 dev eth0"), "link set eth0 up".to_owned()] {
-            run_well(vpns.on(&customer, "ip").args(words.split_whitespace()));
-        }
-    }
-    let instances = VPNS.map(|vpn| format!("[[instance]]\nname = \"{vpn}\"\nvrf = \"vrf-{vpn}\"\n")).concat();
-    let interfaces =
-        VPNS.map(|vpn| format!("[[interface]]\nname = \"ce-{vpn}\"\ninstance = \"{vpn}\"\n")).concat();
-    for (datapath, tables) in [("socket", ""), ("af-xdp", interfaces.as_str())] {
-        let _red = start_ce(&vpns, "red", "b", Some(3), "");
-        let configuration =
-            format!("datapath = \"{datapath}\"\n{instances}{tables}{}", in_both("server", CE_A));
-        let daemon = Daemon::start_in(&router, &[], &configuration);
-        follows_in(&daemon, "red", "server", &format!("{CE_A}:123"), 3);
-        for vpn in VPNS {
-            let told = vpns.query(vpn, "b", PE).unwrap();
-            assert_eq!(told["stratum"], 4, "in {vpn} by {datapath}");
-        }
-    }
 }

@@ -36,6 +36,9 @@ const BROADCASTS: &str =
 const LISTENED: &str =
     r#""0.0.0.0" for every broadcast address of this machine, one of them, or a multicast group"#;
 
+const INTERFACE_IN_VRF: &str =
+    "the name of an interface: in a VRF routing would not find the way to a group or broadcast address";
+
 /// What a source may refer to.
 #[derive(Clone, Copy)]
 struct Around<'a> {
@@ -115,13 +118,14 @@ fn broadcast(mut section: Section<'_>, around: Around<'_>) -> Broadcast {
         place.filter(|place| is_for_many(*place) || place.is_ipv4()).ok_or_else(|| BROADCASTS.to_owned())
     });
     let default = Broadcast::new(place.unwrap_or(GROUP));
+    let instance = around.instances.read(&mut section);
     let broadcast = Broadcast {
         port: section.integer("port", PORTS).unwrap_or(default.port),
-        instance: around.instances.read(&mut section),
         key: key(&mut section, around.has_keys),
         interval: section.integer("interval", POLLS).unwrap_or(default.interval),
         ttl: section.integer("ttl", TTLS).unwrap_or(default.ttl),
-        interface: interface(&mut section),
+        interface: interface_towards_many(&mut section, around.instances.is_vrf(&instance)),
+        instance,
         address: default.address,
     };
     section.finish();
@@ -149,16 +153,17 @@ fn broadcast_client(mut section: Section<'_>, around: Around<'_>) -> BroadcastCl
 fn manycast_client(mut section: Section<'_>, around: Around<'_>) -> ManycastClient {
     let default = ManycastClient::new(group(&mut section));
     let enough_given = section.setting("enough");
+    let instance = around.instances.read(&mut section);
     let client = ManycastClient {
         address: default.address,
-        instance: around.instances.read(&mut section),
         key: key(&mut section, around.has_keys),
         allow_unsigned: section.boolean("allow-unsigned").unwrap_or_default(),
         enough: section.integer("enough", 1..=POOL_MEMBERS_MAX.into()).unwrap_or(default.enough),
         most: section.integer("most", 1..=POOL_MEMBERS_MAX.into()).unwrap_or(default.most),
         ttl: section.integer("ttl", TTLS).unwrap_or(default.ttl),
         timeout: section.integer("timeout", 4..=*POLLS.end()).unwrap_or(default.timeout),
-        interface: interface(&mut section),
+        interface: interface_towards_many(&mut section, around.instances.is_vrf(&instance)),
+        instance,
         polling: polling(&mut section),
         worth: worth(&mut section),
     };
@@ -298,13 +303,33 @@ fn key(section: &mut Section<'_>, has_keys: bool) -> Option<KeyId> {
     Some(key)
 }
 
+/// On which interface is listened; `None`: on all.
 fn interface(section: &mut Section<'_>) -> Option<String> {
+    interface_or_any(section).flatten()
+}
+
+/// Through which interface is sent to many; `None`: routing decides. A VRF has to name one: the kernel looks for a group's way
+/// among the routes of no VRF, and for a broadcast address there first, and so would send to another network.
+fn interface_towards_many(section: &mut Section<'_>, is_in_vrf: bool) -> Option<String> {
+    let given = section.setting("interface");
+    let read = interface_or_any(section);
+    if is_in_vrf {
+        match (given, &read) {
+            (None, _) => section.report_missing("interface", INTERFACE_IN_VRF),
+            (Some(setting), Some(None)) => section.report.invalid(setting, INTERFACE_IN_VRF),
+            _ => {}
+        }
+    }
+    read.flatten()
+}
+
+fn interface_or_any(section: &mut Section<'_>) -> Option<Option<String>> {
     let convert = |value| match value {
         Value::Text(text) if text == "any" => Ok(None),
         Value::Text(text) if is_interface_name(&text) => Ok(Some(text)),
         _ => Err(r#""any", or an interface name of 1 to 15 characters without / : or spaces"#.to_owned()),
     };
-    section.value("interface", convert).flatten()
+    section.value("interface", convert)
 }
 
 fn delay(value: Value) -> Converted<Option<NtpDuration>> {

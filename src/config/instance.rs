@@ -8,7 +8,7 @@ use super::raw::Value;
 use super::section::{Converted, Section};
 use super::values::is_interface_name;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The instance of whatever names none.
@@ -163,33 +163,38 @@ fn vrf(value: Value) -> Converted<Option<String>> {
     }
 }
 
-/// The names that a table may give.
+/// The names that a table may give, and whether each is a VRF's.
 #[derive(Clone, Debug)]
-pub(super) struct Known(BTreeSet<String>);
+pub(super) struct Known(BTreeMap<String, bool>);
 
 impl Known {
     pub(super) fn of(instances: &[Instance]) -> Self {
         match instances {
-            [] => Self([DEFAULT.to_owned()].into()),
-            _ => Self(instances.iter().map(|instance| instance.name.clone()).collect()),
+            [] => Self([(DEFAULT.to_owned(), false)].into()),
+            _ => Self(instances.iter().map(|one| (one.name.clone(), one.vrf.is_some())).collect()),
         }
+    }
+
+    /// Is the instance of this name a VRF?
+    pub(super) fn is_vrf(&self, name: &str) -> bool {
+        self.0.get(name).copied().unwrap_or_default()
     }
 
     /// The key `instance` of a table.
     pub(super) fn read(&self, section: &mut Section<'_>) -> String {
         let is_given = section.has("instance");
         let named = section.value("instance", |value| match value {
-            Value::Text(text) if self.0.contains(&text) => Ok(text),
+            Value::Text(text) if self.0.contains_key(&text) => Ok(text),
             _ => Err(self.allowed()),
         });
-        if !is_given && !self.0.contains(DEFAULT) {
+        if !is_given && !self.0.contains_key(DEFAULT) {
             section.report_missing("instance", &self.allowed());
         }
         named.unwrap_or_else(|| DEFAULT.to_owned())
     }
 
     fn allowed(&self) -> String {
-        let names: Vec<String> = self.0.iter().map(|name| format!("{name:?}")).collect();
+        let names: Vec<String> = self.0.keys().map(|name| format!("{name:?}")).collect();
         format!("the name of an [[instance]]: {}", names.join(", "))
     }
 }

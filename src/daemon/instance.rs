@@ -12,7 +12,7 @@ use super::report::InstanceReport;
 use super::setup;
 use crate::config::Config;
 use crate::datapath::interface::{InterfaceWatch, View};
-use crate::datapath::udp::{LocalAddress, OpenError, SyncReport, UdpGroup, UdpPort};
+use crate::datapath::udp::{LocalAddress, Neighbours, OpenError, SyncReport, UdpGroup, UdpPort};
 use crate::sys::socket::{UdpOptions, UdpSocket};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -66,6 +66,8 @@ pub(super) struct Instance {
     watched: Watched,
     pub links: Links,
     group: UdpGroup,
+    /// What the group's sockets are tied to.
+    device_index: Option<u32>,
     /// Addresses whose sockets failed, and how the failure reads, so that it is logged once.
     failed_sockets: BTreeMap<String, String>,
     socket_news: News,
@@ -76,19 +78,27 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// With the ports of its sockets, one for each worker.
-    pub fn new(watched: Watched, config: &Config, common: Common, workers: usize) -> (Self, Vec<UdpPort>) {
+    /// With the ports of its sockets, one for each worker. `neighbours`: those of the network namespace we were started in.
+    pub fn new(
+        watched: Watched,
+        config: &Config,
+        common: Common,
+        neighbours: &Neighbours,
+        workers: usize,
+    ) -> (Self, Vec<UdpPort>) {
         let device = watched.place.device().map(str::to_owned);
         let options = UdpOptions { device, receive_buffer: Some(RECEIVE_BUFFER) };
         let (group, ports) = UdpGroup::new(config.port, workers.max(1), options);
         // Inline it is the same thread that answers both.
         let group = if workers == 0 { group } else { group.divert() };
+        let group = if watched.place.is_one_of_ours() { group.among(neighbours.clone()) } else { group };
         let own = config.interfaces.iter().filter(|one| *one.instance == *watched.place.name);
         let links = Links::new(own, Arc::clone(&watched.place), common);
         let instance = Self {
             watched,
             links,
             group,
+            device_index: None,
             failed_sockets: BTreeMap::new(),
             socket_news: News::default(),
             shut: None,
@@ -171,6 +181,11 @@ impl Instance {
     /// Opens and closes sockets as addresses come and go. Returns those that could not be opened; the next call
     /// tries them again.
     fn sync_sockets(&mut self, crew: &mut Crew) -> Vec<(LocalAddress, OpenError)> {
+        let device_index = self.place().device_index(&self.view());
+        if std::mem::replace(&mut self.device_index, device_index) != device_index {
+            self.group.renew();
+            crew.sockets_changed();
+        }
         let wanted = self.links.socket_addresses(&self.watched.view());
         let Self { watched, group, .. } = self;
         let report = match watched.place.inside(|| group.sync_addresses(&wanted)) {

@@ -86,10 +86,22 @@ impl Place {
         self.configured.vrf.as_deref()
     }
 
+    /// The index of that device, by which the kernel knows a socket's; one that is made anew has another.
+    #[must_use]
+    pub fn device_index(&self, view: &View) -> Option<u32> {
+        view.interface_named(self.device()?).map(|device| device.ifindex)
+    }
+
     /// The part of its network namespace that is its network.
     #[must_use]
     pub fn part_of<'v>(&self, view: &'v View) -> Cow<'v, View> {
         view.of_vrf(self.device())
+    }
+
+    /// Is it in the network namespace that we were started in, where there may be several: VRFs, and what belongs to none?
+    #[must_use]
+    pub const fn is_one_of_ours(&self) -> bool {
+        self.is_one_of_several && self.namespace.is_none()
     }
 
     /// Its name, if there is another one to tell it from.

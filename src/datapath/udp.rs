@@ -12,6 +12,10 @@
 //! What is no client's request has a socket of its own at each address, where the kernel can tell the two apart
 //! ([`UdpGroup::divert`]), so that peers, strangers and floods of either cost the workers nothing.
 
+mod neighbours;
+
+pub use neighbours::Neighbours;
+
 use crate::sys::process::PollEntry;
 use crate::sys::socket::{Batch, Received, Sharing, UdpOptions, UdpSocket};
 use crossbeam::queue::ArrayQueue;
@@ -113,6 +117,8 @@ pub struct UdpGroup {
     closing: BTreeMap<LocalAddress, Vec<Weak<UdpSocket>>>,
     /// For each address the socket behind those of the workers, if there are to be any.
     diverted: Option<BTreeMap<LocalAddress, UdpSocket>>,
+    /// The other groups of this network namespace, if there may be any.
+    neighbours: Option<Neighbours>,
 }
 
 impl UdpGroup {
@@ -122,13 +128,20 @@ impl UdpGroup {
         let mailboxes: Vec<Mailbox> = (0..workers).map(|_| Arc::new(ArrayQueue::new(1))).collect();
         let ports = mailboxes.iter().map(|mailbox| UdpPort::new(Arc::clone(mailbox))).collect();
         let (open, closing) = (BTreeMap::new(), BTreeMap::new());
-        (Self { port, options, mailboxes, open, closing, diverted: None }, ports)
+        (Self { port, options, mailboxes, open, closing, diverted: None, neighbours: None }, ports)
     }
 
     /// Keeps what is not of mode 3 away from the workers: it comes to [`Self::diverted`].
     #[must_use]
     pub fn divert(self) -> Self {
         Self { diverted: Some(BTreeMap::new()), ..self }
+    }
+
+    /// Lets each of these groups, whose options tie them to different devices or to none, serve an address of its own that
+    /// is another's as well.
+    #[must_use]
+    pub fn among(self, neighbours: Neighbours) -> Self {
+        Self { neighbours: Some(neighbours), ..self }
     }
 
     /// The sockets that get what is not of mode 3, one for each address where the kernel can tell; elsewhere it comes to the
@@ -153,6 +166,7 @@ impl UdpGroup {
             match self.open_members(address) {
                 Ok(members) => {
                     self.open.insert(address, members);
+                    self.neighbours.iter().for_each(|neighbours| neighbours.add(address));
                     self.open_diverted(address);
                     report.added.push(address);
                 }
@@ -164,6 +178,16 @@ impl UdpGroup {
         }
         self.closing.retain(|_, members| members.iter().any(|member| member.strong_count() > 0));
         report
+    }
+
+    /// Gives up all sockets: the device that they are tied to is gone, if not another one of its name by now, and nothing will
+    /// come to them. The next sync opens new ones, which are tied to what has the name then.
+    pub fn renew(&mut self) {
+        let open: Vec<_> = self.open.keys().copied().collect();
+        open.into_iter().for_each(|address| self.close(address));
+        // Who comes back to such an address is not served by what workers have not let go of.
+        self.closing.clear();
+        self.publish();
     }
 
     /// The addresses that are served.
@@ -178,6 +202,7 @@ impl UdpGroup {
         }
         if let Some(members) = self.open.remove(&address) {
             self.closing.insert(address, members.iter().map(Arc::downgrade).collect());
+            self.neighbours.iter().for_each(|neighbours| neighbours.remove(address));
         }
     }
 
@@ -194,7 +219,7 @@ impl UdpGroup {
         let open = members.into_iter().map(|member| {
             let member = match member {
                 Some(member) => member,
-                None => Arc::new(self.open_member(local, is_ours)?),
+                None => Arc::new(self.open_member(address, is_ours)?),
             };
             is_ours = true;
             Ok(member)
@@ -202,13 +227,21 @@ impl UdpGroup {
         open.collect::<io::Result<_>>().map_err(|error| OpenError::from_bind(local, error))
     }
 
-    /// The first socket makes sure that nobody else has the address; the others join it.
-    fn open_member(&self, local: SocketAddr, is_ours: bool) -> io::Result<UdpSocket> {
+    /// The first socket makes sure that nobody else has the address; the others join it. Where a neighbour is in the way that
+    /// cannot be made sure of: a stranger in the same place would have to be of the same user, and in a group of its own.
+    fn open_member(&self, address: LocalAddress, is_ours: bool) -> io::Result<UdpSocket> {
+        let bind = |sharing| UdpSocket::bind(address.with_port(self.port), sharing, &self.options);
         if is_ours {
-            return UdpSocket::bind(local, Sharing::Group, &self.options);
+            return bind(Sharing::Group);
         }
-        let first = UdpSocket::bind(local, Sharing::Exclusive, &self.options)?;
-        if self.mailboxes.len() > 1 || self.diverted.is_some() {
+        let has_neighbour = || self.neighbours.as_ref().is_some_and(|neighbours| neighbours.hold(address));
+        let first = match bind(Sharing::Exclusive) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && has_neighbour() => {
+                return bind(Sharing::Group);
+            }
+            bound => bound?,
+        };
+        if self.mailboxes.len() > 1 || self.diverted.is_some() || self.neighbours.is_some() {
             first.share()?;
         }
         Ok(first)

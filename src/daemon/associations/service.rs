@@ -34,6 +34,8 @@ pub(super) struct Service {
     ipv4: Option<TalkSocket>,
     ipv6: Option<TalkSocket>,
     places: BTreeMap<Listening, Listener>,
+    /// What all of them are tied to.
+    device_index: Option<u32>,
     /// What failed, and how that reads, so that it is logged once.
     failed: BTreeMap<String, String>,
 }
@@ -47,7 +49,8 @@ struct Listener {
 
 impl Service {
     pub(super) const fn new(place: Arc<super::Place>, port: u16) -> Self {
-        Self { place, port, ipv4: None, ipv6: None, places: BTreeMap::new(), failed: BTreeMap::new() }
+        let places = BTreeMap::new();
+        Self { place, port, ipv4: None, ipv6: None, places, device_index: None, failed: BTreeMap::new() }
     }
 
     /// What sends to an address of this family.
@@ -98,6 +101,11 @@ impl Service {
 
     /// Listens at exactly what the configuration wants and the interfaces of now allow.
     pub(super) fn sync(&mut self, config: &Config, view: &View) {
+        let device_index = self.place.device_index(view);
+        if std::mem::replace(&mut self.device_index, device_index) != device_index {
+            (self.ipv4, self.ipv6) = (None, None);
+            self.places.clear();
+        }
         let wanted = wanted(config, &self.place.name, view);
         let mut failed = BTreeMap::new();
         self.places.retain(|place, _| wanted.contains_key(place));

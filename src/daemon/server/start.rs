@@ -17,7 +17,7 @@ use crate::daemon::setup::{
     access_list, cores, dropped_prefixes, load_keys, policy, prefix_lengths, reference, worker_count,
 };
 use crate::daemon::worker::{ToControl, Worker};
-use crate::datapath::udp::UdpPort;
+use crate::datapath::udp::{Neighbours, UdpPort};
 use crate::serve::Responder;
 use crate::serve::clients::ClientStatistics;
 use crate::serve::limit::Lottery;
@@ -73,8 +73,9 @@ impl Server {
         let common =
             Common { datapath: config.datapath, port: config.port, busy_poll: config.busy_poll, dropped };
         let mut ports: Vec<Vec<UdpPort>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
+        let neighbours = Neighbours::default();
         let instances = watched.into_iter().map(|watched| {
-            let (instance, own) = Instance::new(watched, config, common.clone(), workers);
+            let (instance, own) = Instance::new(watched, config, common.clone(), &neighbours, workers);
             ports.iter_mut().zip(own).for_each(|(of_worker, port)| of_worker.push(port));
             instance
         });

@@ -44,6 +44,17 @@ impl RawAddress {
         self.length = length.min(Self::CAPACITY);
     }
 
+    /// If it is an address with a scope, it is this one from now on.
+    pub(super) fn correct_scope(&mut self, scope: u32) {
+        if let Some(SocketAddr::V6(address)) = self.decode()
+            && address.scope_id() != 0
+        {
+            *self =
+                SocketAddr::from(SocketAddrV6::new(*address.ip(), address.port(), address.flowinfo(), scope))
+                    .into();
+        }
+    }
+
     /// The address, if it is an IP address and whole.
     pub(super) fn decode(&self) -> Option<SocketAddr> {
         let octets = self.octets.get(..self.length as usize)?;
@@ -87,6 +98,22 @@ impl From<SocketAddr> for RawAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_address_with_a_scope_gets_another_one() {
+        for (text, expected) in [
+            ("[fe80::1%5]:123", "[fe80::1%7]:123"),
+            ("[2001:db8::9]:40000", "[2001:db8::9]:40000"),
+            ("192.0.2.7:123", "192.0.2.7:123"),
+        ] {
+            let mut raw = RawAddress::from(text.parse::<SocketAddr>().unwrap());
+            raw.correct_scope(7);
+            assert_eq!(raw.decode().unwrap().to_string(), expected);
+        }
+        let mut nothing = RawAddress::EMPTY;
+        nothing.correct_scope(7);
+        assert_eq!(nothing.decode(), None);
+    }
 
     #[test]
     fn addresses_survive_the_round_trip() {

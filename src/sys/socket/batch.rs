@@ -77,8 +77,13 @@ impl Datagram {
     }
 
     /// What the kernel wrote here, given the message header's answer. Only a whole datagram has a source.
-    fn accept(&mut self, length: usize, header: &Answer) {
+    /// `scope`: that of the socket's own address, if it has one.
+    fn accept(&mut self, length: usize, header: &Answer, scope: Option<u32>) {
         self.peer.set_length(header.name_length);
+        if let Some(scope) = scope {
+            // In a VRF the kernel names the VRF's device, through which no link-local address can be sent to.
+            self.peer.correct_scope(scope);
+        }
         let truncated = header.flags & libc::MSG_TRUNC != 0 || length > DATAGRAM_MAX;
         self.source = if truncated { None } else { self.peer.decode() };
         self.length = length.min(DATAGRAM_MAX);
@@ -260,6 +265,14 @@ impl UdpSocket {
         error.raw_os_error() == Some(libc::ENOSYS) && !self.one_at_a_time.swap(true, Ordering::Relaxed)
     }
 
+    /// The interface of its link-local address, if it has one.
+    const fn scope(&self) -> Option<u32> {
+        match self.local {
+            SocketAddr::V6(address) if address.scope_id() != 0 => Some(address.scope_id()),
+            _ => None,
+        }
+    }
+
     fn receive_together(&self, batch: &mut Batch) -> io::Result<()> {
         let mut messages = [EMPTY_MESSAGE; BATCH_MAX];
         let mut vectors = [EMPTY_VECTOR; BATCH_MAX];
@@ -273,7 +286,7 @@ impl UdpSocket {
         let received = checked(result)?;
         batch.filled = received.min(BATCH_MAX);
         for (datagram, message) in batch.datagrams.iter_mut().zip(&messages).take(batch.filled) {
-            datagram.accept(message.msg_len as usize, &Answer::from(&message.msg_hdr));
+            datagram.accept(message.msg_len as usize, &Answer::from(&message.msg_hdr), self.scope());
             datagram.reply_length = None;
         }
         Ok(())
@@ -287,7 +300,7 @@ impl UdpSocket {
             // nobody moves or touches any of it during the call.
             let result = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut header, 0) };
             match checked(result) {
-                Ok(length) => datagram.accept(length, &Answer::from(&header)),
+                Ok(length) => datagram.accept(length, &Answer::from(&header), self.scope()),
                 // What came before is worth more than the reason why no more came.
                 Err(error) => return if index == 0 { Err(error) } else { Ok(()) },
             }

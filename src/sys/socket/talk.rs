@@ -109,6 +109,9 @@ impl TalkSocket {
     /// What the kernel says: the port is taken or privileged, the address is none of this machine's networks.
     pub fn bound(address: SocketAddr, device: Option<&str>) -> io::Result<Self> {
         let fd = prepare(address.is_ipv4(), device)?;
+        // One that is tied to no device would keep those of all VRFs from binding the same address. To share it is harmless:
+        // of what is sent to everybody each socket gets a copy.
+        let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
         if address.is_ipv4() {
             set_option(&fd, libc::SOL_SOCKET, libc::SO_BROADCAST, 1)?;
             set_option(&fd, libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0)?;
